@@ -1,0 +1,112 @@
+"""The values that travel between reading, predicting, measuring and writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli.errors import GeometryError
+from segmate_cli.geometry import Geometry
+from segmate_cli.organs import Organ
+
+Hounsfield = npt.NDArray[np.int16]
+LabelValues = npt.NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class NiftiSource:
+    """Where a volume came from, and what its label map must repeat.
+
+    Attributes:
+        path: The file.
+        header: nibabel header of the file (NIfTI-1 or -2), kept so that sform, qform, their
+            codes and units return as they were; never written with its texts or extensions.
+        ndim: 3, or 4 for a file with a single frame.
+    """
+
+    path: Path
+    header: Any
+    ndim: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DicomSource:
+    """Where a DICOM series came from, without anything that names a patient.
+
+    Attributes:
+        path: The folder or archive it was read from.
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID.
+        frame_of_reference_uid: FrameOfReferenceUID, or None where it is missing.
+        sop_class_uid: SOPClassUID of the images.
+        sop_instance_uids: One a slice, in the order of the volume's slices.
+        files: Name of each slice's file inside ``path``, in the same order.
+        description: SeriesDescription, or "".
+    """
+
+    path: Path
+    study_uid: str | None
+    series_uid: str
+    frame_of_reference_uid: str | None
+    sop_class_uid: str
+    sop_instance_uids: tuple[str, ...]
+    files: tuple[str, ...]
+    description: str = ""
+
+
+Source = NiftiSource | DicomSource
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A CT scan.
+
+    Attributes:
+        hu: (k, j, i) int16 Hounsfield units, read-only.
+        geometry: Where the voxels lie.
+        source: The file or series.
+        warnings: What is odd about the scan without being refused, one sentence each.
+    """
+
+    hu: Hounsfield
+    geometry: Geometry
+    source: Source | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the shape; freeze the array."""
+        _check_shape(self.hu, self.geometry)
+        self.hu.flags.writeable = False
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """An exclusive label map on a scan's own grid.
+
+    Attributes:
+        values: (k, j, i) unsigned integers, 0 = background, read-only.
+        geometry: Where the voxels lie.
+        organs: Label value to organ.
+        source: The scan that was segmented, or the label file that was read.
+        run: What made the labels (model, engine, timings ...), as the sidecar says it.
+    """
+
+    values: LabelValues
+    geometry: Geometry
+    organs: dict[int, Organ]
+    source: Source | None = None
+    run: dict[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the shape; freeze the array."""
+        _check_shape(self.values, self.geometry)
+        self.values.flags.writeable = False
+
+
+def _check_shape(array: npt.NDArray[Any], geometry: Geometry) -> None:
+    if array.shape != geometry.shape:
+        raise GeometryError(f"voxels {array.shape} do not fit a geometry of {geometry.shape}.")
