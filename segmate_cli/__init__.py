@@ -17,24 +17,24 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from segmate_cli.bundle import open_bundle as open_model
     from segmate_cli.errors import SegmateError
-    from segmate_cli.measure import OrganStats, measure
+    from segmate_cli.measurement import OrganStats, measure
     from segmate_cli.organs import Organ
-    from segmate_cli.predict import PredictOptions, predict
+    from segmate_cli.pipeline import PredictOptions, predict
     from segmate_cli.scans import load, load_labels, save
     from segmate_cli.volume import Labels, Volume
 
 _HOMES = {
     "Labels": ("volume", "Labels"),
     "Organ": ("organs", "Organ"),
-    "OrganStats": ("measure", "OrganStats"),
-    "PredictOptions": ("predict", "PredictOptions"),
+    "OrganStats": ("measurement", "OrganStats"),
+    "PredictOptions": ("pipeline", "PredictOptions"),
     "SegmateError": ("errors", "SegmateError"),
     "Volume": ("volume", "Volume"),
     "load": ("scans", "load"),
     "load_labels": ("scans", "load_labels"),
-    "measure": ("measure", "measure"),
+    "measure": ("measurement", "measure"),
     "open_model": ("bundle", "open_bundle"),
-    "predict": ("predict", "predict"),
+    "predict": ("pipeline", "predict"),
     "save": ("scans", "save"),
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from segmate_cli.errors import GeometryError
 
 Affine = npt.NDArray[np.float64]
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 # (letter, axis of LPS, sign): the letter whose direction is the positive or negative LPS axis.
 _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -59,6 +61,11 @@ class Geometry:
         """Distance between voxel centres along (k, j, i)."""
         k, j, i = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(k), float(j), float(i)
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
 
     @property
     def voxel_ml(self) -> float:
@@ -135,10 +142,11 @@ class Reorientation:
             flips.append(lps_have[old][1] != sign)
         return cls((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
 
-    def view(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def view(self, array: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
         """The array with its axes turned; a view, so writing to it writes to ``array``."""
-        steps = tuple(slice(None, None, -1 if flip else None) for flip in self.flips)
-        return array.transpose(self.axes)[steps]
+        k, j, i = (slice(None, None, -1 if flip else None) for flip in self.flips)
+        turned: npt.NDArray[ScalarT] = array.transpose(self.axes)[k, j, i]
+        return turned
 
 
 def geometry_from_ras(affine_ras: npt.ArrayLike, shape_ijk: Sequence[int]) -> Geometry:

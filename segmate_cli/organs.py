@@ -44,12 +44,8 @@ ORGANS: tuple[Organ, ...] = (
     Organ("lung_left", "Left lung", "39607008", "Lung", "left", (120, 180, 235)),
     Organ("lung_right", "Right lung", "39607008", "Lung", "right", (60, 120, 200)),
     Organ("trachea", "Trachea", "44567001", "Trachea", None, (0, 200, 210), ("windpipe",)),
-    Organ(
-        "esophagus", "Esophagus", "32849002", "Esophagus", None, (225, 130, 60), ("oesophagus",)
-    ),
-    Organ(
-        "spinal_cord", "Spinal cord", "2748008", "Spinal cord", None, (245, 220, 60), ("cord",)
-    ),
+    Organ("esophagus", "Esophagus", "32849002", "Esophagus", None, (225, 130, 60), ("oesophagus",)),
+    Organ("spinal_cord", "Spinal cord", "2748008", "Spinal cord", None, (245, 220, 60), ("cord",)),
     Organ("heart", "Heart", "80891009", "Heart", None, (200, 40, 60)),
     Organ("aorta", "Aorta", "15825003", "Aorta", None, (240, 90, 100)),
     Organ("liver", "Liver", "10200004", "Liver", None, (150, 75, 50)),

@@ -1,0 +1,179 @@
+"""The command line: parse, call one command, turn errors into one sentence and an exit code.
+
+This is the only place that catches segmate's errors, and the only one that catches broadly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import TypeAlias
+
+from segmate_cli import __version__
+from segmate_cli.errors import ExitCode, SegmateError
+
+_SIGINT_EXIT = 130
+_SIGTERM_EXIT = 143
+_FORMATS = ("table", "csv", "tsv", "json")  # report.FORMATS, without importing numpy for --help
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; the console script's entry point."""
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from segmate_cli import commands
+
+        command = getattr(commands, args.command.replace("-", "_"))
+        return int(command(args))
+    except SegmateError as error:
+        return _fail(args, str(error), error.exit_code)
+    except MemoryError:
+        remedy = "close other programs, or give a smaller --memory-cap or --batch-size"
+        return _fail(args, f"memory ran out; {remedy}.", ExitCode.MEMORY)
+    except KeyboardInterrupt:
+        return _SIGINT_EXIT
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception as error:
+        kind = type(error).__name__
+        message = f"this is a bug in segmate ({kind}); please report it with 'segmate doctor' and"
+        return _fail(args, f"{message} what --debug shows.", ExitCode.BUG)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, without importing anything heavy."""
+    codes = "\n".join(f"  {int(code):2d}  {code.meaning}" for code in ExitCode)
+    parser = argparse.ArgumentParser(
+        prog="segmate",
+        description="Segment organs in clinical CT and report their volumes. Not for diagnosis.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"segmate {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    for add in (_predict, _report, _inspect, _models, _convert, _doctor, _completion):
+        add(commands, common)
+    return parser
+
+
+# argparse has no public name for it.
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "predict", parents=[common], help="segment a scan; prints the path of the label map"
+    )
+    add.add_argument("scan", help="a NIfTI file, a folder of DICOM files, or a .zip of them")
+    add.add_argument("-o", "--output", required=True, help="label map, .nii.gz or .nii")
+    add.add_argument("--model", default="default", help="name of a model, or a bundle's path")
+    add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
+    engines = ("auto", "onnx", "torchscript", "pt2")
+    add.add_argument("--engine", choices=engines, default="auto")
+    add.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add.add_argument("--batch-size", type=int, help="slices a batch")
+    add.add_argument("--threads", type=_at_least_one, help="CPU threads of the engine")
+    add.add_argument("--memory-cap", help="such as 2GB; refused at once if it cannot hold")
+    add.add_argument("--series", help="DICOM: SeriesInstanceUID or number, as inspect lists them")
+    add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
+    add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
+    add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")
+    add.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    _add_progress(add)
+
+
+def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "report", parents=[common], help="volumes of the organs in label maps"
+    )
+    add.add_argument("labels", nargs="*", help="label maps; none: their paths are read from stdin")
+    add.add_argument("--organs", type=_words, help="only these, such as 'left kidney,liver'")
+    add.add_argument("--format", choices=_FORMATS, default="table")
+    add.add_argument("-o", "--output", help="write to this file instead of stdout")
+    add.add_argument("--ct", help="the scan that was segmented; adds mean and SD of HU")
+    add.add_argument("--labels", dest="table", help="table of label values, .csv, .tsv or .json")
+    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "inspect", parents=[common], help="what segmate sees in a file or folder, before it runs"
+    )
+    add.add_argument("path", help="a NIfTI file, or a folder, file or .zip of DICOM")
+    add.add_argument("--format", choices=("table", "json"), default="table")
+
+
+def _models(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "models", parents=[common], help="installed models: origin, organs, licence, hashes"
+    )
+    actions = ("list", "show", "verify")
+    add.add_argument("action", choices=actions, nargs="?", default="list")
+    add.add_argument("model", nargs="?", help="name or path; by default the default model")
+
+
+def _convert(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "convert", parents=[common], help="turn a SegMate checkpoint into a bundle (needs [torch])"
+    )
+    add.add_argument("checkpoint", help="a .pth file of the published layout")
+    add.add_argument("-o", "--output", required=True, help="the bundle's folder, made anew")
+    add.add_argument("--to", type=_words, default=("onnx",), help="onnx,torchscript,pt2")
+    add.add_argument("--recipe", help="JSON: organs, preprocessing and licence of the model")
+    add.add_argument("--encoder", help="timm name; by default recognised from the tensors")
+    add.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of storage")
+    add.add_argument("--name", help="the bundle's name; by default the recipe's")
+    add.add_argument("--overwrite", action="store_true", help="replace a bundle that exists")
+    add.add_argument("--quiet", action="store_true", help="no messages")
+
+
+def _doctor(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    commands.add_parser(
+        "doctor", parents=[common], help="engines, devices, memory, versions: for bug reports"
+    )
+
+
+def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "completion", parents=[common], help="print a shell's completion script"
+    )
+    add.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--progress", choices=("auto", "bar", "json", "none"), default="auto")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no messages")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise argparse.ArgumentTypeError("names no one; give names with commas between")
+    return words
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    # As an exception, so that temporary files are removed on the way out.
+    raise SystemExit(_SIGTERM_EXIT)
+
+
+def _fail(args: argparse.Namespace, message: str, code: ExitCode) -> int:
+    if args.debug:
+        traceback.print_exc()
+    print(f"segmate: error: {message}", file=sys.stderr)
+    return code

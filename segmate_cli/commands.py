@@ -1,0 +1,200 @@
+"""The commands: each takes its parsed options, calls the library, prints, returns an exit code.
+
+stdout carries results alone (paths, tables, JSON); everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from segmate_cli import __version__, console, files, memory
+from segmate_cli.errors import ExitCode, UsageError
+from segmate_cli.volume import Volume
+
+
+def predict(args: Namespace) -> ExitCode:
+    """``segmate predict``."""
+    from segmate_cli import pipeline, report, scans, sidecar
+    from segmate_cli.resample import ModelGrid
+
+    style: console.ProgressStyle = "none" if args.quiet else args.progress
+    path, output = Path(args.scan), Path(args.output)
+    options = pipeline.PredictOptions(
+        organs=args.organs,
+        engine=args.engine,
+        device=args.device,
+        batch_size=args.batch_size,
+        threads=args.threads,
+        memory_cap_bytes=memory.parse_size(args.memory_cap) if args.memory_cap else None,
+        check_hu=not args.no_hu_check,
+    )
+    scans.check_label_output(output, overwrite=args.overwrite, inputs=(path,))
+    watch = pipeline.Stopwatch()
+    with watch.stage("load_model"):
+        model = pipeline.ensure_loaded(args.model, options)
+    pipeline.select_values(model.manifest, options.organs)
+    _say(args, f"{model.manifest.title} ({model.runner.description})")
+    with console.progress(style) as progress:
+        with watch.stage("read"):
+            scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
+            grid = ModelGrid.fit(scan.geometry, model.manifest.preprocessing)
+            to_read = 2 * scan.geometry.voxels  # int16
+            pipeline.choose_batch(model, grid, scan.geometry.shape, options, to_read)
+            volume = scan.read()
+        progress("read", 1, 1)
+        with watch.stage("hash"):
+            digest = sidecar.voxels_sha256(volume.hu)
+        labels = pipeline.predict(volume, model, options, progress)
+        scans.save(
+            labels,
+            output,
+            overwrite=args.overwrite,
+            pixels_sha256=digest,
+            seconds=watch.seconds,
+        )
+        progress("write", 1, 1)
+    if args.itksnap:
+        files.write_text(sidecar.itksnap_path(output), report.itksnap_labels(labels.organs))
+    for warning in (labels.run or {}).get("warnings", ()):
+        _say(args, f"warning: {warning}")
+    print(output)
+    return ExitCode.DONE
+
+
+def report(args: Namespace) -> ExitCode:
+    """``segmate report``."""
+    from segmate_cli import report as reports
+    from segmate_cli import scans
+    from segmate_cli.measurement import measure
+
+    paths = [Path(name) for name in args.labels or _paths_from_stdin()]
+    if args.ct and len(paths) > 1:
+        raise UsageError("--ct goes with one label map; give its scan alone.")
+    output = Path(args.output) if args.output else None
+    if output:
+        files.check_output(output, overwrite=args.overwrite, inputs=tuple(paths))
+    ct: Volume | None = scans.load(args.ct) if args.ct else None
+    table = []
+    for path in paths:
+        labels = scans.load_labels(path, args.table)
+        table += reports.rows(str(path), measure(labels, ct, args.organs))
+    text = reports.render(table, args.format)
+    if output:
+        files.write_text(output, text)
+        print(output)
+    else:
+        sys.stdout.write(text)
+    return ExitCode.DONE
+
+
+def inspect(args: Namespace) -> ExitCode:
+    """``segmate inspect``."""
+    from segmate_cli import inspection
+
+    found = inspection.inspect_path(Path(args.path))
+    if args.format == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        sys.stdout.write(inspection.as_text(found))
+    return ExitCode.DONE
+
+
+def models(args: Namespace) -> ExitCode:
+    """``segmate models``."""
+    from segmate_cli import bundle
+
+    if args.action == "list":
+        for folder in bundle.bundled_folders():
+            manifest = bundle.open_bundle(folder).manifest
+            marks = f"{manifest.version}  {len(manifest.organs)} organs"
+            print(f"{folder.name}  {manifest.name} {marks}  {manifest.provenance.licence}")
+        return ExitCode.DONE
+    opened = bundle.open_bundle(args.model or bundle.DEFAULT_MODEL)
+    if args.action == "verify":
+        for network_file in opened.manifest.network.files:
+            opened.read_network(network_file)
+            print(f"{opened.location}  {network_file.file}  {network_file.sha256}  ok")
+        return ExitCode.DONE
+    shown = {"location": str(opened.location), **opened.manifest.model_dump(mode="json")}
+    print(json.dumps(shown, indent=2))
+    return ExitCode.DONE
+
+
+def convert(args: Namespace) -> ExitCode:
+    """``segmate convert``."""
+    from segmate_cli.errors import EngineMissingError
+
+    try:
+        from segmate_cli.convert import convert_checkpoint
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(
+            f"convert needs {error.name}; pip install 'segmate-cli[torch]'."
+        ) from error
+    written = convert_checkpoint(
+        Path(args.checkpoint),
+        Path(args.output),
+        to=args.to,
+        recipe=Path(args.recipe) if args.recipe else None,
+        encoder=args.encoder,
+        precision=args.precision,
+        name=args.name,
+        overwrite=args.overwrite,
+    )
+    print(written)
+    return ExitCode.DONE
+
+
+def doctor(args: Namespace) -> ExitCode:
+    """``segmate doctor``."""
+    import platform
+
+    from segmate_cli import bundle, engines, sidecar
+
+    free = memory.available_bytes()
+    lines = {
+        "segmate": __version__,
+        "python": f"{sys.version.split()[0]} on {platform.platform()}",
+        "processors": str(engines.usable_cpus()),
+        "memory free": memory.human(free) if free else "unknown",
+        "packages": ", ".join(f"{name} {v}" for name, v in sidecar.package_versions().items()),
+    }
+    for engine, installed in engines.engines_installed().items():
+        cuda = ", with CUDA" if installed and engines.cuda_reachable(engine) else ""
+        lines[f"engine {engine}"] = f"installed{cuda}" if installed else "not installed"
+    for folder in bundle.bundled_folders():
+        opened = bundle.open_bundle(folder)
+        for network_file in opened.manifest.network.files:
+            opened.read_network(network_file)
+        lines[f"model {folder.name}"] = (
+            f"{opened.manifest.name} {opened.manifest.version}, hashes ok"
+        )
+    for name, value in lines.items():
+        print(f"{name + ':':<20} {value}")
+    return ExitCode.DONE
+
+
+def completion(args: Namespace) -> ExitCode:
+    """``segmate completion``."""
+    import shtab
+
+    from segmate_cli.cli import build_parser
+
+    print(shtab.complete(build_parser(), shell=args.shell))
+    return ExitCode.DONE
+
+
+def _paths_from_stdin() -> list[str]:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("give label maps, or pipe their paths in.")
+    paths = [line.strip() for line in sys.stdin if line.strip()]
+    if not paths:
+        raise UsageError("no path came in through the pipe; did the command before it fail?")
+    return paths
+
+
+def _say(args: Namespace, message: str) -> None:
+    if not args.quiet:
+        console.say(message, style=args.progress)

@@ -1,0 +1,300 @@
+"""Inference engines: ONNX Runtime, TorchScript and torch.export, picked best first.
+
+An engine takes slices (N, S, H, W) float32 and, where the network wants it, slice positions (N,)
+float32, and returns logits (N, channels, H, W) float32 in host memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli.bundle import Bundle, Engine, Manifest, NetworkFile
+from segmate_cli.errors import EngineMissingError, MemoryCapError, ModelError, UsageError
+
+FloatArray = npt.NDArray[np.float32]
+EngineChoice = Literal["auto", "onnx", "torchscript", "pt2"]
+
+_PACKAGES = {"onnx": "onnxruntime", "torchscript": "torch", "pt2": "torch"}
+_REMEDY = {
+    "onnxruntime": "pip install 'segmate-cli[cpu]' (or [gpu])",
+    "torch": "pip install 'segmate-cli[torch]'",
+}
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+class Runner(Protocol):
+    """A network that is loaded and ready."""
+
+    @property
+    def description(self) -> str:
+        """Engine, device and threads, for people."""
+
+    def run(self, slices: FloatArray, positions: FloatArray | None) -> FloatArray:
+        """Logits of a batch. Raises MemoryCapError when memory runs out."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A bundle with its network loaded.
+
+    Attributes:
+        bundle: Manifest and files.
+        network_file: The file that was loaded.
+        engine: Name of the engine.
+        device: ``cpu`` or ``cuda:N``.
+        threads: Threads of the engine on the CPU.
+        runner: The loaded network.
+    """
+
+    bundle: Bundle
+    network_file: NetworkFile
+    engine: Engine
+    device: str
+    threads: int
+    runner: Runner
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+
+def load_model(
+    bundle: Bundle,
+    *,
+    engine: EngineChoice = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> LoadedModel:
+    """Load a bundle's network in the best engine that is in reach.
+
+    Args:
+        bundle: From ``open_bundle``.
+        engine: ``auto`` takes CUDA before the CPU and ONNX before the torch forms.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. CUDA is never silently replaced.
+        threads: CPU threads; by default as many as this process may use.
+
+    Raises:
+        EngineMissingError: The engine or device is not installed or cannot be reached.
+        ModelError: The file is damaged, or its inputs and outputs do not fit the manifest.
+    """
+    count = threads or usable_cpus()
+    chosen, where = _choose(bundle, engine, device)
+    network_file = bundle.network_file(chosen)
+    if network_file is None:
+        have = ", ".join(each.engine for each in bundle.manifest.network.files)
+        raise EngineMissingError(
+            f"{bundle.location}: the bundle has no network for {chosen}, only for {have}; "
+            "choose that engine, or convert the checkpoint again."
+        )
+    data = bundle.read_network(network_file)
+    build = _load_onnx if chosen == "onnx" else _load_torch
+    runner = build(bundle, chosen, data, where, count)
+    model = LoadedModel(bundle, network_file, chosen, where, count, runner)
+    _try_out(model)
+    return model
+
+
+def usable_cpus() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def engines_installed() -> dict[str, bool]:
+    """Which engines have their package, without importing it."""
+    return {name: _has(package) for name, package in _PACKAGES.items()}
+
+
+def cuda_reachable(engine: str) -> bool:
+    """Whether an installed engine can use a CUDA device here."""
+    if not _has(_PACKAGES[engine]):
+        return False
+    if engine == "onnx":
+        import onnxruntime
+
+        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _choose(bundle: Bundle, engine: EngineChoice, device: str) -> tuple[Engine, str]:
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
+        raise UsageError(f"unknown device '{device}'; use auto, cpu, cuda or cuda:N.")
+    in_bundle = [each.engine for each in bundle.manifest.network.files]
+    asked: list[Engine] = in_bundle if engine == "auto" else [engine]
+    reach = [name for name in asked if _has(_PACKAGES[name])]
+    if not reach:
+        wanted = dict.fromkeys(_PACKAGES[name] for name in asked)
+        how = " or ".join(_REMEDY[package] for package in wanted)
+        raise EngineMissingError(
+            f"no engine for {' or '.join(asked)} networks is installed; {how}."
+        )
+    if kind in ("auto", "cuda"):
+        with_cuda = [name for name in reach if cuda_reachable(name)]
+        if with_cuda:
+            return with_cuda[0], f"cuda:{number or 0}"
+    if kind == "cuda":
+        raise EngineMissingError(
+            f"--device {device}: no CUDA device is reachable with {', '.join(reach)}; install "
+            "'segmate-cli[gpu]' in place of [cpu] on a machine with an NVIDIA driver, or choose "
+            "--device cpu."
+        )
+    return reach[0], "cpu"
+
+
+class _OnnxRunner:
+    def __init__(self, session: Any, description: str) -> None:
+        self._session = session
+        self.description = description
+
+    def run(self, slices: FloatArray, positions: FloatArray | None) -> FloatArray:
+        feed = {"slices": slices}
+        if positions is not None:
+            feed["slice_position"] = positions
+        try:
+            (logits,) = self._session.run(["logits"], feed)
+        except (RuntimeError, ValueError) as error:  # onnxruntime's errors derive from these
+            raise _run_error(error) from error
+        return np.asarray(logits, dtype=np.float32)
+
+
+def _load_onnx(bundle: Bundle, engine: Engine, data: bytes, device: str, threads: int) -> Runner:
+    import onnxruntime
+
+    if _has_external_data(data):
+        raise ModelError(f"{bundle.location}: the ONNX file keeps weights outside itself; refused.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # its warnings are about its own optimiser
+    # Without this ONNX Runtime looks for external weights in the current folder.
+    options.add_session_config_entry(_EXTERNAL_FOLDER, os.devnull)
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device != "cpu":
+        providers = [("CUDAExecutionProvider", {"device_id": device.partition(":")[2]})]
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=providers)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise ModelError(
+            f"{bundle.location}: ONNX Runtime cannot load the network ({_one_line(error)})."
+        ) from error
+    if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
+        raise EngineMissingError(
+            f"--device {device}: ONNX Runtime could not start CUDA there (driver, CUDA or cuDNN "
+            "missing); run 'segmate doctor', or choose --device cpu."
+        )
+    _check_onnx_inputs(bundle, session)
+    version = onnxruntime.__version__
+    return _OnnxRunner(session, f"ONNX Runtime {version} on {device}, {threads} threads")
+
+
+def _has_external_data(data: bytes) -> bool:
+    # TensorProto.external_data holds the key "location" (field 13, then the StringStringEntry).
+    return b"\x0a\x08location\x12" in data
+
+
+def _check_onnx_inputs(bundle: Bundle, session: Any) -> None:
+    want = {"slices", "slice_position"} if _wants_position(bundle.manifest) else {"slices"}
+    have = {each.name for each in session.get_inputs()}
+    outputs = [each.name for each in session.get_outputs()]
+    if have != want or "logits" not in outputs:
+        raise ModelError(
+            f"{bundle.location}: the network takes {sorted(have)} and gives {outputs}; the "
+            f"manifest needs {sorted(want)} and ['logits']."
+        )
+
+
+class _TorchRunner:
+    def __init__(self, call: Callable[..., Any], torch: Any, device: str, description: str) -> None:
+        self._call = call
+        self._torch = torch
+        self._device = device
+        self.description = description
+
+    def run(self, slices: FloatArray, positions: FloatArray | None) -> FloatArray:
+        torch = self._torch
+        inputs = [slices] if positions is None else [slices, positions]
+        tensors = [torch.from_numpy(np.ascontiguousarray(each)) for each in inputs]
+        try:
+            with torch.inference_mode():
+                logits = self._call(*(tensor.to(self._device) for tensor in tensors))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise _run_error(error) from error
+        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
+
+
+def _load_torch(bundle: Bundle, engine: Engine, data: bytes, device: str, threads: int) -> Runner:
+    import warnings
+
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated but still what users have
+            if engine == "torchscript":
+                call = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+            else:
+                call = torch.export.load(io.BytesIO(data)).module().to(device)
+    except (RuntimeError, ValueError, OSError, KeyError, EOFError) as error:
+        raise ModelError(
+            f"{bundle.location}: torch cannot load the network ({_one_line(error)})."
+        ) from error
+    return _TorchRunner(
+        call, torch, device, f"{engine}, torch {torch.__version__} on {device}, {threads} threads"
+    )
+
+
+def _wants_position(manifest: Manifest) -> bool:
+    return manifest.network.takes_slice_position
+
+
+def _try_out(model: LoadedModel) -> None:
+    """Run one tiny batch, so that a network that does not fit fails before a scan is read."""
+    manifest = model.manifest
+    size = max(32, manifest.preprocessing.padding.multiple)
+    neighbours = len(manifest.preprocessing.neighbours_mm)
+    slices = np.full((1, neighbours, size, size), manifest.preprocessing.padding.value, np.float32)
+    positions = np.full(1, -1.0, np.float32) if _wants_position(manifest) else None
+    try:
+        logits = model.runner.run(slices, positions)
+    except ModelError as error:
+        raise ModelError(
+            f"{model.bundle.location}: the network does not take what its manifest says: {error}"
+        ) from error
+    want = (1, manifest.network.channels, size, size)
+    if logits.shape != want:
+        raise ModelError(
+            f"{model.bundle.location}: the network gives {logits.shape} where its manifest says "
+            f"{want}."
+        )
+
+
+def _run_error(error: Exception) -> MemoryCapError | ModelError:
+    text = _one_line(error)
+    if any(sign in text.lower() for sign in ("alloc", "out of memory", "bad_alloc")):
+        return MemoryCapError(
+            f"the engine ran out of memory ({text}); give a smaller --batch-size or --memory-cap."
+        )
+    return ModelError(f"the engine failed ({text}).")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,78 @@
+"""Writing files so that nobody ever meets half of one, and hashing them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from segmate_cli.errors import OutputError, OutputExistsError
+
+_CHUNK = 1 << 20
+
+
+def check_output(path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Raises:
+        OutputExistsError: It is there already and may not be overwritten.
+        OutputError: Its folder is missing or not writable, or it is one of the inputs.
+    """
+    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+        raise OutputError(f"{path}: the output is the input itself; give another name.")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file.")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists; give another name or --overwrite.")
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: there is no such folder; make it first.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: no permission to write there.")
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name only when it is whole.
+
+    Raises:
+        OutputError: No space, no permission, or another failure of the file system.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    try:
+        try:
+            with temporary.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(_why_not(path, error)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    with write_atomically(path) as stream:
+        stream.write(text.encode())
+
+
+def sha256_of_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path}: the disk is full; free some space. Nothing was left behind."
+    reason = error.strerror or str(error)
+    return f"{path}: cannot be written ({reason}); choose a place that can be written to."

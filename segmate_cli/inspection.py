@@ -1,0 +1,94 @@
+"""What segmate sees in a file or folder, before it runs: headers, values, and what would happen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segmate_cli import nifti
+from segmate_cli.errors import SegmateError, UnreadableError
+from segmate_cli.geometry import Geometry
+from segmate_cli.hounsfield import check_hu
+
+
+def inspect_path(path: Path) -> dict[str, Any]:
+    """Describe a scan, a label map, or DICOM series, as plain data for JSON.
+
+    Raises:
+        InputError: There is nothing that can be described.
+    """
+    if not path.exists():
+        raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
+    if nifti.is_nifti_name(path):
+        return _inspect_nifti(path)
+    from segmate_cli import dicom
+
+    return dicom.describe(dicom.find_series(path))
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The same for people: one ``name: value`` a line, lists indented."""
+    return "\n".join(_lines(found, 0)) + "\n"
+
+
+def _inspect_nifti(path: Path) -> dict[str, Any]:
+    file = nifti.open_nifti(path)
+    found: dict[str, Any] = {
+        "path": str(path),
+        "kind": "nifti",
+        **describe_geometry(file.geometry),
+        "stored_type": str(file.dtype),
+        "slope": file.slope,
+        "intercept": file.intercept,
+    }
+    names = nifti.label_names(file)
+    if names:
+        found["labels"] = {value: organ.key for value, organ in names.items()}
+        return found
+    volume = nifti.read_volume(file)
+    found["values_hu"] = {"min": int(volume.hu.min()), "max": int(volume.hu.max())}
+    found["percentiles_hu"] = [
+        int(value)
+        for value in np.percentile(
+            volume.hu[:: max(1, volume.hu.shape[0] // 32)], (1, 25, 50, 75, 99)
+        )
+    ]
+    found["warnings"] = list(volume.warnings)
+    try:
+        found["warnings"] += check_hu(volume)
+        found["predict_would"] = "segment it"
+    except SegmateError as error:
+        found["predict_would"] = f"refuse it: {error}"
+    return found
+
+
+def describe_geometry(geometry: Geometry) -> dict[str, Any]:
+    """Shape, voxel size, directions and coverage, in (i, j, k) order as files name them."""
+    sizes = geometry.spacing_mm[::-1]
+    return {
+        "shape_ijk": list(geometry.shape[::-1]),
+        "spacing_ijk_mm": [round(size, 4) for size in sizes],
+        "directions_ijk": "".join(geometry.directions[::-1]),
+        "coverage_ijk_mm": [
+            round(n * size, 1) for n, size in zip(geometry.shape[::-1], sizes, strict=True)
+        ],
+        "obliqueness_deg": round(geometry.obliqueness_deg, 2),
+    }
+
+
+def _lines(found: Any, depth: int) -> list[str]:
+    pad = "  " * depth
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            lines += [f"{pad}{name}:", *_lines(value, depth + 1)]
+        elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            for n, each in enumerate(value, 1):
+                lines += [f"{pad}{name} {n}:", *_lines(each, depth + 1)]
+        elif isinstance(value, list):
+            lines.append(f"{pad}{name}: {', '.join(map(str, value)) or '-'}")
+        else:
+            lines.append(f"{pad}{name}: {'-' if value in (None, '') else value}")
+    return lines

@@ -1,0 +1,69 @@
+"""Tables that say what the values of a label map mean, from users' CSV, TSV or JSON files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from segmate_cli.errors import InputError
+from segmate_cli.organs import Organ, foreign_organ
+
+_VALUE_COLUMNS = ("value", "label", "id", "index", "key")
+_NAME_COLUMNS = ("organ", "name", "structure", "title")
+
+
+def read_label_table(path: Path) -> dict[int, Organ]:
+    """Read a table of label values.
+
+    CSV and TSV: a header with a column ``value`` (or label, id) and one ``organ`` (or name), or
+    two bare columns. JSON: ``{"1": "liver"}``, ``{"liver": 1}``, a list of
+    ``{"value": 1, "organ": "liver"}``, or segmate's sidecar.
+
+    Raises:
+        InputError: The file cannot be read so.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        pairs = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_csv(text)
+        table = {int(value): str(name).strip() for value, name in pairs}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a table of labels ({error}); give value and organ columns, "
+            'or JSON such as {"1": "liver"}.'
+        ) from error
+    named = {value: name for value, name in table.items() if value > 0 and name}
+    if not named:
+        raise InputError(f"{path}: the table names no label over 0.")
+    return {value: foreign_organ(name, value) for value, name in named.items()}
+
+
+def _from_json(data: Any) -> list[tuple[Any, Any]]:
+    if isinstance(data, dict) and isinstance(data.get("labels"), list | dict):
+        data = data["labels"]
+    if isinstance(data, list):
+        return [(_pick(row, _VALUE_COLUMNS), _pick(row, _NAME_COLUMNS)) for row in data]
+    if isinstance(data, dict):
+        return [(k, v) if str(k).lstrip("-").isdigit() else (v, k) for k, v in data.items()]
+    raise ValueError("neither an object nor a list")
+
+
+def _from_csv(text: str) -> list[tuple[Any, Any]]:
+    first = text.partition("\n")[0]
+    delimiter = max("\t;,", key=first.count)
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+    if not rows or len(rows[0]) < 2:
+        raise ValueError("no two columns")
+    if rows[0][0].strip().isdigit():
+        return [(row[0], row[1]) for row in rows]
+    names = [cell.strip().lower() for cell in rows[0]]
+    records = [dict(zip(names, row, strict=False)) for row in rows[1:]]
+    return [(_pick(row, _VALUE_COLUMNS), _pick(row, _NAME_COLUMNS)) for row in records]
+
+
+def _pick(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
+    for column in columns:
+        if column in row:
+            return row[column]
+    raise KeyError(f"no column {' or '.join(columns)}")

@@ -1,0 +1,83 @@
+"""How much memory there is, how much is used, and how much a scan will need."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from segmate_cli.errors import UsageError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+# Compression buffers, tables and what the allocator keeps: measured, rounded up.
+_SLACK_BYTES = 40 * 10**6
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``2GB``, ``500MB`` or ``1.5GiB``; UsageError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"'{text}' is no size; write it like 500MB or 2GB.")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def human(size: float) -> str:
+    """A size for people, rounded up so that it can be given back as a cap."""
+    megabytes = -(-int(size) // 10**6)
+    return f"{megabytes} MB" if megabytes < 10_000 else f"{-(-megabytes // 100) / 10:g} GB"
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now (0 where the system does not say)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held (0 where the system does not say)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_bytes() -> int | None:
+    """Memory that the machine, or this process's cgroup if that is less, leaves free."""
+    free = [value for value in (_meminfo_available(), _cgroup_free()) if value is not None]
+    return min(free) if free else None
+
+
+def fixed_need(shape: tuple[int, int, int], grid_shape: tuple[int, int, int]) -> int:
+    """Bytes a run needs beside the scan and the batches: labels on both grids, and slack."""
+    voxels = shape[0] * shape[1] * shape[2]
+    on_grid = grid_shape[0] * grid_shape[1] * grid_shape[2]
+    return voxels + 3 * on_grid + _SLACK_BYTES
+
+
+def _meminfo_available() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def _cgroup_free() -> int | None:
+    root = Path("/sys/fs/cgroup")
+    for limit, used in (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return int(limit.read_text()) - int(used.read_text())
+        except (OSError, ValueError):  # no such cgroup version, or "max"
+            continue
+    return None

@@ -1,0 +1,382 @@
+"""NIfTI files in and out: scans as int16 HU, label maps with names and colours in the header.
+
+Voxels are streamed slice by slice, so that no float copy of a scan ever exists and the checksum at
+the end of a gzip file is always reached. The source of the header layout is NIfTI-1.1 and -2.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli import files
+from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError
+from segmate_cli.geometry import Geometry, geometry_from_ras, ras_affine
+from segmate_cli.organs import Organ, foreign_organ
+from segmate_cli.volume import Labels, NiftiSource, Volume
+
+SUFFIXES = (".nii", ".nii.gz")
+_GZIP_MAGIC = b"\x1f\x8b"
+# ecode 0 is what TotalSegmentator writes its label table under, 30 is Caret's own.
+_LABEL_TABLE_CODES = (0, 30)
+_INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class NiftiFile:
+    """What a NIfTI header says, checked; the voxels are not read yet.
+
+    Attributes:
+        path: The file.
+        header: nibabel's header.
+        geometry: Where the voxels lie.
+        ndim: Dimensions of the stored array, 3 or more (those over 3 hold one frame).
+        dtype: Stored type, with its byte order.
+        slope: Stored value * slope + intercept is the voxel's value.
+        intercept: See slope.
+        offset: Where voxels begin, in bytes of the decompressed file.
+        warnings: One sentence each.
+    """
+
+    path: Path
+    header: Any
+    geometry: Geometry
+    ndim: int
+    dtype: np.dtype[Any]
+    slope: float
+    intercept: float
+    offset: int
+    warnings: tuple[str, ...] = ()
+
+
+def is_nifti_name(path: Path) -> bool:
+    """Whether the name ends in .nii or .nii.gz, in any case."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def open_nifti(path: Path, *, assume_ras: bool = False) -> NiftiFile:
+    """Read and check a NIfTI header.
+
+    Args:
+        path: A .nii or .nii.gz file.
+        assume_ras: Take a file without any orientation to grow to right, anterior, superior.
+
+    Raises:
+        UnreadableError: Not a NIfTI file, cut, or of a kind that is no CT (RGB, complex, 2D, 4D).
+        GeometryError: No usable voxel size or orientation.
+    """
+    image = _load_header(path)
+    header = image.header
+    dtype = np.dtype(header.get_data_dtype())
+    if dtype.kind not in "iuf":
+        raise UnreadableError(
+            f"{path}: voxels of type {_type_name(header)} are no CT values; give a scan with one "
+            "integer or float number a voxel."
+        )
+    shape = _three_axes(path, tuple(int(n) for n in header.get_data_shape()))
+    geometry, warnings = _geometry(path, header, shape, assume_ras)
+    slope, intercept = header.get_slope_inter()
+    return NiftiFile(
+        path=path,
+        header=header,
+        geometry=geometry,
+        ndim=len(header.get_data_shape()),
+        dtype=dtype.newbyteorder(header.endianness),
+        slope=1.0 if slope is None else float(slope),
+        intercept=0.0 if intercept is None else float(intercept),
+        offset=int(image.dataobj.offset),
+        warnings=warnings,
+    )
+
+
+def read_volume(file: NiftiFile) -> Volume:
+    """Read a scan's voxels as int16 HU.
+
+    Raises:
+        UnreadableError: The file is cut or damaged.
+        NotHounsfieldError: NaN or infinite voxels, with their count.
+    """
+    hu = np.empty(file.geometry.shape, dtype=np.int16)
+    not_finite = 0
+    for k, values in enumerate(_slices(file)):
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values)
+            not_finite += int(values.size - np.count_nonzero(finite))
+            values = np.rint(np.where(finite, values, 0.0))
+        hu[k] = np.clip(values, _INT16.min, _INT16.max)
+    if not_finite:
+        raise NotHounsfieldError(
+            f"{file.path}: {not_finite} voxels are NaN or infinite; replace them (by -1024 outside "
+            "the body) before segmenting."
+        )
+    source = NiftiSource(file.path, file.header, file.ndim)
+    return Volume(hu, file.geometry, source, file.warnings)
+
+
+def read_labels(file: NiftiFile, names: dict[int, Organ] | None = None) -> Labels:
+    """Read a label map: whole numbers from 0; names from the header where none are given.
+
+    Raises:
+        UnreadableError: The file is cut, or holds numbers that are no labels.
+    """
+    values: npt.NDArray[Any] = np.empty(file.geometry.shape, dtype=np.uint8)
+    for k, raw in enumerate(_slices(file)):
+        if not np.isfinite(raw).all() or raw.min() < 0 or raw.max() > 65535 or (raw % 1).any():
+            raise UnreadableError(
+                f"{file.path}: slice {k} holds numbers that are no labels (whole, 0 to 65535); "
+                "is it a scan? Give a label map."
+            )
+        if raw.max() > 255 and values.dtype == np.uint8:
+            values = values.astype(np.uint16)
+        values[k] = raw
+    found = label_names(file) if names is None else names
+    return Labels(values, file.geometry, found, NiftiSource(file.path, file.header, file.ndim))
+
+
+def label_names(file: NiftiFile) -> dict[int, Organ]:
+    """The label table in the header's extensions (segmate's or TotalSegmentator's), or {}."""
+    for extension in file.header.extensions:
+        if extension.get_code() not in _LABEL_TABLE_CODES:
+            continue
+        content = extension.get_content()
+        text = content if isinstance(content, bytes) else str(content).encode()
+        if b"<CaretExtension" in text:
+            return _parse_label_table(file.path, text.rstrip(b"\x00"))
+    return {}
+
+
+def write_labels(labels: Labels, path: Path) -> None:
+    """Write a label map on its scan's grid, with names and colours in the header.
+
+    The header repeats the scan's shape, sform, qform, their codes and units; texts and extensions
+    of the scan, which may name a patient, are left out.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    header = _label_header(labels)
+    compress = path.name.lower().endswith(".gz")
+    with files.write_atomically(path) as raw, _writer(raw, compress) as stream:
+        header.write_to(stream)  # writes the extension flag and the extensions, too
+        stream.write(b"\x00" * (int(header["vox_offset"]) - stream.tell()))
+        for values in labels.values:
+            stream.write(np.ascontiguousarray(values).data)
+
+
+def _load_header(path: Path) -> Any:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    _check_magic(path)
+    try:
+        with _nibabel_quiet():
+            image = nibabel.load(path)
+            if isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is a subclass
+                image.header.get_best_affine()
+                return image
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise UnreadableError(
+            f"{path}: not a readable NIfTI file ({_one_line(error)}); export it again."
+        ) from error
+    raise UnreadableError(f"{path}: not a single-file NIfTI image; convert it to .nii.gz.")
+
+
+def _check_magic(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(2)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read ({error.strerror}).") from error
+    zipped = path.name.lower().endswith(".gz")
+    if not start:
+        raise UnreadableError(f"{path}: the file is empty; copy or export it again.")
+    if zipped and start != _GZIP_MAGIC:
+        raise UnreadableError(f"{path}: named .gz but not gzip-compressed; give the real file.")
+    if not zipped and start == _GZIP_MAGIC:
+        raise UnreadableError(f"{path}: gzip-compressed; rename it to {path.name}.gz.")
+
+
+@contextmanager
+def _nibabel_quiet() -> Iterator[None]:
+    """Keep nibabel's header repairs out of stderr: segmate says itself what matters."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _three_axes(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) < 3:
+        raise UnreadableError(f"{path}: a {len(shape)}D image; segmate needs a 3D scan.")
+    if any(n != 1 for n in shape[3:]):
+        frames = int(np.prod(shape[3:]))
+        raise UnreadableError(
+            f"{path}: holds {frames} frames; split it and give one 3D scan at a time."
+        )
+    if min(shape) < 1:
+        raise UnreadableError(f"{path}: an axis has no voxels {shape}; export it again.")
+    return shape[0], shape[1], shape[2]
+
+
+def _geometry(
+    path: Path, header: Any, shape: tuple[int, int, int], assume_ras: bool
+) -> tuple[Geometry, tuple[str, ...]]:
+    sizes = [float(size) for size in header["pixdim"][1:4]]
+    if not all(np.isfinite(size) and size > 0 for size in sizes):
+        raise GeometryError(f"{path}: voxel sizes {sizes} mm must be finite and over 0.")
+    warnings = []
+    affine = header.get_best_affine()
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        if not assume_ras:
+            raise GeometryError(
+                f"{path}: the header has no orientation (sform and qform code 0), so left and "
+                "right cannot be known; export it again or, if you are sure, --assume-ras."
+            )
+        affine = np.diag([*sizes, 1.0])
+        warnings.append("The file has no orientation; taken to be RAS as asked.")
+    elif int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
+        warnings += _disagreement(header, shape)
+    try:
+        return geometry_from_ras(affine, shape), tuple(warnings)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error}") from error
+
+
+def _disagreement(header: Any, shape: tuple[int, int, int]) -> list[str]:
+    corner = np.array([*(n - 1 for n in shape), 1.0])
+    apart = header.get_sform() - header.get_qform()
+    worst_mm = max(np.linalg.norm(apart[:3, 3]), np.linalg.norm((apart @ corner)[:3]))
+    if worst_mm < 1.0:
+        return []
+    return [f"sform and qform disagree by up to {worst_mm:.1f} mm; the sform was used."]
+
+
+def _slices(file: NiftiFile) -> Iterator[npt.NDArray[Any]]:
+    """Yield slices k = 0, 1, ... as (j, i) arrays, scaled, then read to the file's end."""
+    slices, rows, columns = file.geometry.shape
+    size = rows * columns * file.dtype.itemsize
+    scaled = file.slope != 1.0 or file.intercept != 0.0
+    try:
+        with _reader(file.path) as stream:
+            stream.seek(file.offset)
+            for k in range(slices):
+                data = stream.read(size)
+                if len(data) < size:
+                    raise UnreadableError(
+                        f"{file.path}: cut short in slice {k} of {slices}; copy it again."
+                    )
+                values = np.frombuffer(data, file.dtype).reshape(rows, columns)
+                yield values * file.slope + file.intercept if scaled else values
+            while stream.read(1 << 20):  # gzip compares its checksum at the very end
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableError(
+            f"{file.path}: cut short or damaged ({_one_line(error)}); copy it again."
+        ) from error
+
+
+def _reader(path: Path) -> IO[bytes]:
+    if not path.name.lower().endswith(".gz"):
+        return path.open("rb")
+    return _gzip_module().open(path, "rb")  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _writer(raw: IO[bytes], compress: bool) -> Iterator[IO[bytes]]:
+    if not compress:
+        yield raw
+        return
+    # No name and no time in the gzip header: the same labels give the same bytes.
+    with _gzip_module().GzipFile("", "wb", 1, raw, 0) as stream:
+        yield stream
+
+
+def _gzip_module() -> Any:
+    """Intel's isal reads and writes gzip about twice as fast as zlib, where it is installed."""
+    try:
+        from isal import igzip
+    except ImportError:
+        import gzip
+
+        return gzip
+    return igzip
+
+
+def _label_header(labels: Labels) -> Any:
+    import nibabel
+
+    if isinstance(labels.source, NiftiSource):
+        header = labels.source.header.copy()
+        if header.endianness != "<":
+            header = header.as_byteswapped("<")
+        for text in ("descrip", "aux_file", "db_name", "intent_name"):
+            if text in header:
+                header[text] = b""
+    else:
+        header = nibabel.Nifti1Header()
+        k, j, i = labels.geometry.shape
+        header.set_data_shape((i, j, k))
+        header.set_sform(ras_affine(labels.geometry), code=1)
+        header.set_qform(ras_affine(labels.geometry), code=1, strip_shears=True)
+        header.set_xyzt_units("mm")
+    header.set_data_dtype(labels.values.dtype)
+    header.set_slope_inter(1.0, 0.0)
+    header["cal_min"] = header["cal_max"] = header["vox_offset"] = 0
+    header.set_intent("label")
+    header["descrip"] = b"segmate labels"
+    table = nibabel.nifti1.Nifti1Extension(0, _label_table(labels.organs))
+    header.extensions = type(header.extensions)([table])
+    # write_to fills in the offset only when it is asked to write; the padding needs it before.
+    header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
+    return header
+
+
+def _label_table(names: dict[int, Organ]) -> bytes:
+    """The label table in Caret's XML, as TotalSegmentator writes and reads it."""
+    rows = []
+    for value, organ in sorted(names.items()):
+        red, green, blue = (round(part / 255, 4) for part in organ.rgb)
+        colour = f'Red="{red}" Green="{green}" Blue="{blue}" Alpha="1"'
+        key = quoteattr(str(value))
+        rows.append(f"<Label Key={key} {colour}><![CDATA[{organ.key}]]></Label>")
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0">'
+        f"<LabelTable>{''.join(rows)}</LabelTable><StudyMetaDataLinkSet></StudyMetaDataLinkSet>"
+        "<VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
+    ).encode()
+
+
+def _parse_label_table(path: Path, text: bytes) -> dict[int, Organ]:
+    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # no label table needs either; bombs do
+        raise UnreadableError(f"{path}: its label table declares XML entities; give --labels.")
+    try:
+        rows = ElementTree.fromstring(text).iter("Label")
+        pairs = [(int(row.attrib["Key"]), (row.text or "").strip()) for row in rows]
+    except (ElementTree.ParseError, KeyError, ValueError) as error:
+        raise UnreadableError(
+            f"{path}: its label table cannot be read ({_one_line(error)}); give --labels."
+        ) from error
+    return {value: foreign_organ(name, value) for value, name in pairs if value > 0 and name}
+
+
+def _type_name(header: Any) -> str:
+    code = int(header["datatype"])
+    return {128: "RGB", 2304: "RGBA", 32: "complex", 1792: "complex"}.get(code, f"code {code}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

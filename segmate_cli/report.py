@@ -1,0 +1,99 @@
+"""Measurements as a table for people, CSV or TSV for spreadsheets, JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from segmate_cli.measurement import OrganStats
+from segmate_cli.organs import Organ
+
+ReportFormat = Literal["table", "csv", "tsv", "json"]
+FORMATS: tuple[str, ...] = get_args(ReportFormat)
+SCHEMA = "segmate-report"
+SCHEMA_VERSION = 1
+
+COLUMNS = ("scan", "organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge")
+_MISSING = "not found"
+
+
+def rows(scan: str, stats: Sequence[OrganStats]) -> list[dict[str, Any]]:
+    """One flat row an organ, with the columns that COLUMNS names."""
+    return [
+        {
+            "scan": scan,
+            "organ": each.organ.key,
+            "volume_ml": _rounded(each.volume_ml, 3),
+            "voxels": each.voxels,
+            "mean_hu": _rounded(each.mean_hu, 2),
+            "sd_hu": _rounded(each.sd_hu, 2),
+            "touches_edge": each.touches_edge,
+        }
+        for each in stats
+    ]
+
+
+def render(table: Sequence[dict[str, Any]], style: ReportFormat) -> str:
+    """Rows as text that ends in a newline."""
+    if style == "json":
+        content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "rows": list(table)}
+        return json.dumps(content, indent=2) + "\n"
+    if style == "table":
+        return _aligned(table)
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, COLUMNS, delimiter="," if style == "csv" else "\t", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in table)
+    return text.getvalue()
+
+
+def itksnap_labels(organs: dict[int, Organ]) -> str:
+    """A label description file that ITK-SNAP loads beside the label map."""
+    lines = ['    0     0    0    0        0  0  0    "Clear Label"']
+    for value, organ in sorted(organs.items()):
+        red, green, blue = organ.rgb
+        lines.append(f'{value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{organ.title}"')
+    return "\n".join(lines) + "\n"
+
+
+def _aligned(table: Sequence[dict[str, Any]]) -> str:
+    # One scan needs no column for its name, and a report without a CT none for HU.
+    hidden = set() if len({row["scan"] for row in table}) > 1 else {"scan"}
+    hidden |= {c for c in ("mean_hu", "sd_hu") if all(row[c] is None for row in table)}
+    used = [name for name in COLUMNS if name not in hidden]
+    cells = [list(used)] + [[_shown(name, row) for name in used] for row in table]
+    widths = [max(len(line[n]) for line in cells) for n in range(len(used))]
+    text = []
+    for line in cells:
+        parts = []
+        for name, cell, width in zip(used, line, widths, strict=True):
+            left = name in ("scan", "organ")
+            parts.append(cell.ljust(width) if left else cell.rjust(width))
+        text.append("  ".join(parts).rstrip())
+    return "\n".join(text) + "\n"
+
+
+def _shown(name: str, row: dict[str, Any]) -> str:
+    value = row[name]
+    if name == "volume_ml":
+        return _MISSING if value is None else f"{value:.1f}"
+    if name in ("mean_hu", "sd_hu"):
+        return "-" if value is None else f"{value:.1f}"
+    return _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

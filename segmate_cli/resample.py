@@ -1,0 +1,163 @@
+"""From a scan's grid to the model's and back, one slice at a time.
+
+The model's grid has the scan's own axes, permuted and flipped to the closest of the directions
+that the manifest names, and the manifest's spacing; the first voxel's centre stays in place. An
+oblique scan is thus fed along its own axes. Every map is separable: three lists of taps there,
+three lists of indices back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli.bundle import Preprocessing, Resampling
+from segmate_cli.geometry import Geometry, Reorientation
+
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.intp]
+
+# Beyond this many standard deviations a Gaussian tap is under 1e-4 of the middle one.
+_GAUSS_REACH = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """Weighted sums along one axis: output n = sum over t of weights[t, n] * input[index[t, n]].
+
+    Attributes:
+        index: (taps, outputs) positions in the input, clamped to its ends.
+        weights: (taps, outputs) float32; each column sums to 1.
+    """
+
+    index: IndexArray
+    weights: FloatArray
+
+    @classmethod
+    def fit(cls, inputs: int, outputs: int, step: float, sigma: float) -> Taps:
+        """Linear interpolation at n * step of an input smoothed by a Gaussian of ``sigma``."""
+        at = np.arange(outputs) * step
+        reach = int(np.ceil(_GAUSS_REACH * sigma))
+        offsets = np.arange(-reach, reach + 2)[:, None]
+        low = np.floor(at).astype(np.intp)
+        part = at - low
+        # Interpolating two smoothed samples is smoothing with two shifted kernels.
+        weights = _kernel(offsets, sigma) * (1.0 - part) + _kernel(offsets - 1, sigma) * part
+        weights /= weights.sum(axis=0)
+        index = np.clip(low + offsets, 0, inputs - 1)
+        keep = (weights > 1e-6).any(axis=1)
+        return cls(index[keep], weights[keep].astype(np.float32))
+
+    def apply(self, array: FloatArray) -> FloatArray:
+        """Sum along axis 0 of a 2D array; always in the same order, so bit-reproducible."""
+        out: FloatArray = array[self.index[0]] * self.weights[0][:, None]
+        for index, weights in zip(self.index[1:], self.weights[1:], strict=True):
+            out += array[index] * weights[:, None]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGrid:
+    """How one scan lies on the model's grid.
+
+    Attributes:
+        turn: From the scan's storage order to the model's directions.
+        source_shape: The scan's shape in the model's axis order.
+        shape: Slices, rows and columns of the model's grid.
+        steps: Model voxel over scan voxel, along each axis.
+        voxel_ml: Volume of one model voxel.
+        rows: Taps along rows.
+        columns: Taps along columns.
+    """
+
+    turn: Reorientation
+    source_shape: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    steps: tuple[float, float, float]
+    voxel_ml: float
+    rows: Taps
+    columns: Taps
+
+    @classmethod
+    def fit(cls, geometry: Geometry, preprocessing: Preprocessing) -> ModelGrid:
+        """Lay the model's grid over a scan."""
+        turned, turn = geometry.reoriented(preprocessing.grid.directions)
+        spacings = zip(preprocessing.grid.spacing_mm, turned.spacing_mm, strict=True)
+        steps = [model / scan for model, scan in spacings]
+        counts = [_samples(n, step) for n, step in zip(turned.shape, steps, strict=True)]
+        taps = [
+            Taps.fit(turned.shape[axis], counts[axis], steps[axis], _sigma(steps[axis], rule))
+            for axis, rule in ((1, preprocessing.resampling), (2, preprocessing.resampling))
+        ]
+        return cls(
+            turn=turn,
+            source_shape=turned.shape,
+            shape=(counts[0], counts[1], counts[2]),
+            steps=(steps[0], steps[1], steps[2]),
+            voxel_ml=geometry.voxel_ml * float(np.prod(steps)),
+            rows=taps[0],
+            columns=taps[1],
+        )
+
+    def slices(self, hu: npt.NDArray[np.int16]) -> Iterator[FloatArray]:
+        """Yield the scan's HU on the model's grid, slice after slice, (rows, columns) float32."""
+        view = self.turn.view(hu)
+        recent: dict[int, FloatArray] = {}
+        for n in range(self.shape[0]):
+            at = n * self.steps[0]
+            low = min(int(at), self.source_shape[0] - 1)
+            high = min(low + 1, self.source_shape[0] - 1)
+            part = np.float32(at - int(at))
+            wanted = {low, high} if part else {low}
+            recent = {k: recent[k] if k in recent else self._in_plane(view[k]) for k in wanted}
+            if low == high or not part:
+                yield recent[low]
+            else:
+                yield recent[low] * (1 - part) + recent[high] * part
+
+    def back(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Labels of the model's grid at the scan's voxels, in the scan's own storage order."""
+        nearest = [
+            _nearest(n, count, step)
+            for n, count, step in zip(self.source_shape, self.shape, self.steps, strict=True)
+        ]
+        shape = np.empty(3, dtype=int)
+        shape[list(self.turn.axes)] = self.source_shape
+        out = np.empty(tuple(shape), dtype=labels.dtype)
+        view = self.turn.view(out)
+        last, plane = -1, labels[0]
+        for k, source in enumerate(nearest[0]):
+            if source != last:
+                last, plane = source, labels[source].take(nearest[1], 0).take(nearest[2], 1)
+            view[k] = plane
+        return out
+
+    def _in_plane(self, plane: npt.NDArray[np.generic]) -> FloatArray:
+        by_rows = self.rows.apply(plane.astype(np.float32))
+        turned: FloatArray = self.columns.apply(np.ascontiguousarray(by_rows.T)).T
+        return turned
+
+
+def _kernel(offset: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.float64]:
+    if sigma == 0:
+        return np.asarray(offset == 0, dtype=np.float64)
+    return np.asarray(np.exp(-0.5 * (offset / sigma) ** 2))
+
+
+def _sigma(step: float, rule: Resampling) -> float:
+    """Anti-alias before taking every step-th voxel; see ``bundle.Resampling``."""
+    return (step - 1.0) / 2.0 if rule.anti_alias == "gaussian" and step > 1.0 else 0.0
+
+
+def _samples(inputs: int, step: float) -> int:
+    """Model voxels that bring every scan voxel within half a model voxel."""
+    return max(1, int(np.floor((inputs - 1) / step + 0.5)) + 1)
+
+
+def _nearest(inputs: int, samples: int, step: float) -> IndexArray:
+    at = np.arange(inputs) / step
+    return np.minimum(np.floor(at + 0.5).astype(np.intp), samples - 1)

@@ -1,0 +1,142 @@
+"""Scans and label maps by path, whatever the format: the doors in and out.
+
+``find_scan`` looks at headers only; ``Scan.read`` then reads the voxels. ``load``, ``load_labels``
+and ``save`` are the short forms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segmate_cli import files, nifti, sidecar
+from segmate_cli.errors import InputError, UnreadableError, UsageError
+from segmate_cli.geometry import Geometry
+from segmate_cli.label_table import read_label_table
+from segmate_cli.organs import foreign_organ
+from segmate_cli.volume import Labels, Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A scan whose headers have been read and checked, but not its voxels.
+
+    Attributes:
+        path: What the user named.
+        geometry: Where the voxels lie.
+        read: Reads the voxels; may raise InputError.
+    """
+
+    path: Path
+    geometry: Geometry
+    read: Callable[[], Volume]
+
+
+def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False) -> Scan:
+    """Find the one scan that a path names.
+
+    Args:
+        path: A NIfTI file, a folder of DICOM files, one DICOM file, or a .zip of them.
+        series: SeriesInstanceUID or number in the list, for DICOM with several CT series.
+        assume_ras: See ``nifti.open_nifti``.
+
+    Raises:
+        InputError: There is none, or it cannot be used.
+        AmbiguousSeriesError: There are several and none was chosen.
+    """
+    if not path.exists():
+        raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
+    if nifti.is_nifti_name(path):
+        file = nifti.open_nifti(path, assume_ras=assume_ras)
+        return Scan(path, file.geometry, lambda: nifti.read_volume(file))
+    from segmate_cli import dicom
+
+    finding = dicom.find_series(path)
+    chosen = dicom.choose_series(finding, series)
+    return Scan(path, chosen.geometry, lambda: dicom.read_series(finding, chosen))
+
+
+def load(path: str | Path, *, series: str | None = None, assume_ras: bool = False) -> Volume:
+    """Read a CT scan; see ``find_scan`` for what a path may be and which errors are raised."""
+    return find_scan(Path(path), series=series, assume_ras=assume_ras).read()
+
+
+def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
+    """Read a label map with its organ names.
+
+    The names come from ``table`` (see ``label_table``), else from the file's header (segmate and
+    TotalSegmentator write them there), else from the sidecar beside the file.
+
+    Raises:
+        UnreadableError: No readable label map.
+        InputError: Nobody says what the values mean.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UnreadableError(f"{path}: there is no such file; check the path.")
+    if not nifti.is_nifti_name(path):
+        raise UsageError(f"{path}: label maps are .nii or .nii.gz files.")
+    file = nifti.open_nifti(path)
+    names = read_label_table(Path(table)) if table else nifti.label_names(file)
+    names = names or sidecar.label_names(path)
+    if not names:
+        raise InputError(
+            f"{path}: neither its header nor a sidecar {sidecar.path_for(path).name} says what "
+            "the values mean; give a table with --labels table.csv or table.json."
+        )
+    labels = nifti.read_labels(file, names)
+    unnamed = {value for value in _values(labels) if value not in names}
+    full = {**names, **{value: foreign_organ(f"label_{value}", value) for value in unnamed}}
+    return Labels(labels.values, labels.geometry, full, labels.source)
+
+
+def save(
+    labels: Labels,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    pixels_sha256: str | None = None,
+    seconds: dict[str, float] | None = None,
+) -> Path:
+    """Write a label map and, beside it, its sidecar (``labels.nii.gz``, ``labels.json``).
+
+    Args:
+        labels: From ``predict``.
+        path: A .nii or .nii.gz file.
+        overwrite: Replace what is there.
+        pixels_sha256: Hash of the scan's voxels, for the sidecar; see ``sidecar.voxels_sha256``.
+        seconds: Time spent outside ``predict``, by stage; writing is added.
+
+    Returns:
+        The label map's path.
+
+    Raises:
+        OutputError: It cannot be written, or exists.
+        UsageError: The suffix is not one that segmate writes.
+    """
+    path = Path(path)
+    check_label_output(path, overwrite=overwrite)
+    start = time.perf_counter()
+    nifti.write_labels(labels, path)
+    spent = {**(seconds or {}), "write": time.perf_counter() - start}
+    sidecar.write(labels, path, pixels_sha256, spent)
+    return path
+
+
+def check_label_output(path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse an output name that ``save`` could not use; see there."""
+    if not nifti.is_nifti_name(path):
+        raise UsageError(f"{path}: unknown suffix; label maps are written as .nii or .nii.gz.")
+    files.check_output(path, overwrite=overwrite, inputs=inputs)
+    files.check_output(sidecar.path_for(path), overwrite=overwrite, inputs=inputs)
+
+
+def _values(labels: Labels) -> set[int]:
+    import numpy as np
+
+    found: set[int] = set()
+    for plane in labels.values:
+        found.update(int(value) for value in np.flatnonzero(np.bincount(plane.reshape(-1))))
+    return found - {0}

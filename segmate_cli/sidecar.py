@@ -1,0 +1,145 @@
+"""The JSON file beside a label map: what it is, what it was made of, and by what.
+
+Nothing in it names a patient: of DICOM input it holds UIDs, of the path only what the user typed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli import __version__, files, memory
+from segmate_cli.errors import InputError
+from segmate_cli.geometry import Geometry
+from segmate_cli.label_table import read_label_table
+from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ
+from segmate_cli.volume import DicomSource, Labels, Source
+
+SCHEMA = "segmate-labels"
+SCHEMA_VERSION = 1
+_PACKAGES = ("numpy", "nibabel", "pydicom", "onnxruntime", "onnxruntime-gpu", "torch")
+
+
+def path_for(labels_path: Path) -> Path:
+    """``labels.json`` for ``labels.nii.gz``."""
+    name = labels_path.name
+    for suffix in (".nii.gz", ".nii"):
+        if name.lower().endswith(suffix):
+            return labels_path.with_name(name[: -len(suffix)] + ".json")
+    return labels_path.with_suffix(".json")
+
+
+def itksnap_path(labels_path: Path) -> Path:
+    """``labels.itksnap.txt`` for ``labels.nii.gz``."""
+    return path_for(labels_path).with_suffix(".itksnap.txt")
+
+
+def write(
+    labels: Labels,
+    labels_path: Path,
+    pixels_sha256: str | None,
+    seconds: dict[str, float],
+) -> None:
+    """Write the sidecar of a label map that has just been written.
+
+    Args:
+        labels: What was written.
+        labels_path: Where.
+        pixels_sha256: Hash of the scan's voxels, see ``voxels_sha256``; None if not known.
+        seconds: Time by stage, added to what ``labels.run`` says.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    run = dict(labels.run or {})
+    run["seconds"] = {
+        **run.get("seconds", {}),
+        **{stage: round(value, 4) for stage, value in seconds.items()},
+    }
+    content = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "segmate_version": __version__,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "labels": [label_row(value, organ) for value, organ in sorted(labels.organs.items())],
+        "input": _describe(labels.source, labels.geometry, pixels_sha256),
+        "output": {
+            "file": labels_path.name,
+            "file_sha256": files.sha256_of_file(labels_path),
+            "voxels_sha256": voxels_sha256(labels.values),
+        },
+        **run,
+        "peak_memory_bytes": memory.peak_bytes(),
+        "packages": package_versions(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+    }
+    files.write_text(path_for(labels_path), json.dumps(content, indent=2) + "\n")
+
+
+def label_names(labels_path: Path) -> dict[int, Organ]:
+    """Organs by value from the sidecar of a label map, or {} where there is none."""
+    path = path_for(labels_path)
+    if not path.is_file():
+        return {}
+    try:
+        return read_label_table(path)
+    except InputError:
+        return {}  # some other tool's labels.json
+
+
+def label_row(value: int, organ: Organ) -> dict[str, Any]:
+    """One entry of ``labels``: value, organ, title and code (None for a foreign label)."""
+    code: dict[str, Any] | None = None
+    if organ.code is not None:
+        code = {"scheme": CODE_SCHEME, "value": organ.code, "meaning": organ.meaning}
+        if organ.side is not None:
+            side_code, side = LATERALITY_CODES[organ.side]
+            code["modifier"] = {"scheme": CODE_SCHEME, "value": side_code, "meaning": side}
+    return {"value": value, "organ": organ.key, "title": organ.title, "code": code}
+
+
+def voxels_sha256(values: npt.NDArray[Any]) -> str:
+    """sha256 of an array in (k, j, i) order, little-endian, without its shape."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(np.ascontiguousarray(little).data).hexdigest()
+
+
+def _describe(source: Source | None, geometry: Geometry, digest: str | None) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "path": str(source.path) if source else None,
+        "kind": type(source).__name__.removesuffix("Source").lower() if source else None,
+        "shape_kji": list(geometry.shape),
+        "spacing_kji_mm": [round(size, 6) for size in geometry.spacing_mm],
+        "affine_kji_to_lps_mm": geometry.affine.tolist(),
+        "pixels_sha256": digest,
+    }
+    if isinstance(source, DicomSource):
+        described["dicom"] = {
+            "study_uid": source.study_uid,
+            "series_uid": source.series_uid,
+            "frame_of_reference_uid": source.frame_of_reference_uid,
+            "sop_class_uid": source.sop_class_uid,
+            "sop_instance_uids": list(source.sop_instance_uids),
+        }
+    return described
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that a result may depend on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
