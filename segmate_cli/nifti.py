@@ -85,15 +85,15 @@ def open_nifti(path: Path, *, assume_ras: bool = False) -> NiftiFile:
         )
     shape = _three_axes(path, tuple(int(n) for n in header.get_data_shape()))
     geometry, warnings = _geometry(path, header, shape, assume_ras)
-    slope, intercept = header.get_slope_inter()
     return NiftiFile(
         path=path,
         header=header,
         geometry=geometry,
         ndim=len(header.get_data_shape()),
         dtype=dtype.newbyteorder(header.endianness),
-        slope=1.0 if slope is None else float(slope),
-        intercept=0.0 if intercept is None else float(intercept),
+        # On loading, nibabel moves the scaling from the header to the array proxy.
+        slope=float(image.dataobj.slope),
+        intercept=float(image.dataobj.inter),
         offset=int(image.dataobj.offset),
         warnings=warnings,
     )
@@ -235,7 +235,7 @@ def _three_axes(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
 def _geometry(
     path: Path, header: Any, shape: tuple[int, int, int], assume_ras: bool
 ) -> tuple[Geometry, tuple[str, ...]]:
-    sizes = [float(size) for size in header["pixdim"][1:4]]
+    sizes = _stored_sizes_mm(path, header)
     if not all(np.isfinite(size) and size > 0 for size in sizes):
         raise GeometryError(f"{path}: voxel sizes {sizes} mm must be finite and over 0.")
     warnings = []
@@ -254,6 +254,13 @@ def _geometry(
         return geometry_from_ras(affine, shape), tuple(warnings)
     except GeometryError as error:
         raise GeometryError(f"{path}: {error}") from error
+
+
+def _stored_sizes_mm(path: Path, header: Any) -> list[float]:
+    """Voxel sizes as the file has them: nibabel has already made 1 of 0 and + of -."""
+    with _reader(path) as stream:
+        stored = type(header).from_fileobj(stream, check=False)
+    return [float(size) for size in stored["pixdim"][1:4]]
 
 
 def _disagreement(header: Any, shape: tuple[int, int, int]) -> list[str]:
