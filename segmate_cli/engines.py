@@ -130,7 +130,9 @@ def cuda_reachable(engine: str) -> bool:
 
 
 def _has(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    spec = importlib.util.find_spec(package)
+    # A folder that happens to have the package's name is found too, but has no origin.
+    return spec is not None and spec.origin is not None
 
 
 def _choose(bundle: Bundle, engine: EngineChoice, device: str) -> tuple[Engine, str]:
