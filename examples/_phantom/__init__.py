@@ -1,0 +1,1 @@
+"""What examples/phantom.py paints: shapes, a patient, and the anatomy in layers."""
