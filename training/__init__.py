@@ -1,0 +1,1 @@
+"""How segmate's default model is made: prepare, train, validate, export (see README.md)."""

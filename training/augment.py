@@ -1,0 +1,255 @@
+"""Random crops of prepared cases: geometry, slices, intensities.
+
+One crop is three neighbouring slices in HU with a label map and what is known of each organ.
+Everything random comes from one ``numpy`` generator, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.cases import Case
+
+AIR_HU = -1000.0
+LOW_HU, HIGH_HU = -1000.0, 400.0
+#: Pairs of labels that a mirrored crop swaps: lungs, kidneys.
+MIRRORED = ((1, 2), (9, 10))
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How strongly crops are varied; chances are probabilities.
+
+    Attributes:
+        size: pixels along a crop's side.
+        rotation_deg: largest rotation, either way.
+        scale: smallest and largest magnification.
+        shift_mm: largest shift of the crop's centre from the point of interest.
+        identity_chance: no rotation and no scaling: crops as sharp as at inference.
+        slice_distance_mm: smallest and largest distance of neighbouring slices, and half of the
+            crops with the model's own 3 mm.
+        gain: smallest and largest factor on soft tissue.
+        offset_hu: largest shift of soft tissue, either way.
+        contrast_chance: labelled organs brighter or darker, as other contrast phases are.
+        noise_hu: largest standard deviation of added noise.
+        clip_chance: nothing above 275 HU, as some sources have it.
+        step_chance: levels of 16 to 48 HU, as 8-bit sources have them.
+        blur_chance: in-plane blur or sharpening.
+        cut_chance: a smaller field of view, round or straight.
+        mirror_chance: left and right swapped in image and labels.
+    """
+
+    size: int = 192
+    rotation_deg: float = 15.0
+    scale: tuple[float, float] = (0.7, 1.4)
+    shift_mm: float = 60.0
+    identity_chance: float = 0.25
+    slice_distance_mm: tuple[float, float] = (1.5, 6.0)
+    gain: tuple[float, float] = (0.85, 1.2)
+    offset_hu: float = 25.0
+    contrast_chance: float = 0.2
+    noise_hu: float = 40.0
+    clip_chance: float = 0.15
+    step_chance: float = 0.1
+    blur_chance: float = 0.2
+    cut_chance: float = 0.1
+    mirror_chance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """One training example.
+
+    Attributes:
+        slices: (3, H, W) float32, HU scaled to the network's range.
+        labels: (H, W) uint8.
+        pseudo: (H, W) uint8, labels of an earlier model.
+        unsure: (H, W) int32, bit c set where organ c must not be trained.
+        known: (organs,) uint8 of ``training.cases.Known``.
+    """
+
+    slices: Tensor
+    labels: Tensor
+    pseudo: Tensor
+    unsure: Tensor
+    known: NDArray[np.uint8]
+
+
+def scale_hu(hu: Tensor) -> Tensor:
+    """HU to the range the network sees: (clip(HU, -1000, 400) + 1000) / 700 - 1."""
+    return (hu.clamp(LOW_HU, HIGH_HU) - LOW_HU) / 700.0 - 1.0
+
+
+def draw_crop(
+    case: Case,
+    position: float,
+    centre: tuple[float, float],
+    config: Augmentation,
+    rng: np.random.Generator,
+) -> Crop:
+    """Cut one augmented crop out of a case.
+
+    Args:
+        case: prepared case.
+        position: slice (may lie between two) of the middle channel.
+        centre: row and column that the crop shows near its middle.
+        config: strength of the augmentation.
+        rng: where chance comes from.
+    """
+    nearest = min(max(round(position), 0), case.hu.shape[0] - 1)
+    stack = torch.from_numpy(neighbours(case, position, config, rng))
+    grid, mirrored = sampling_grid(case.hu.shape[1:], centre, config, rng)
+    image = F.grid_sample(stack[None] - AIR_HU, grid, mode="bilinear", align_corners=True)[0]
+    image += AIR_HU
+    labels = _sample_labels(case.labels[nearest], grid)
+    pseudo = unsure = torch.zeros_like(labels)
+    if case.pseudo is not None and case.unsure is not None:
+        pseudo = _sample_labels(case.pseudo[nearest], grid)
+        unsure = _sample_labels(case.unsure[nearest], grid)
+    if mirrored:
+        labels, pseudo = swap_sides(labels), swap_sides(pseudo)
+    known = np.array(case.known[nearest])
+    image = _change_organs(image, labels, config, rng)
+    image = change_intensities(image, config, rng)
+    if rng.random() < config.cut_chance:
+        outside = field_of_view(config.size, rng)
+        image[:, outside] = AIR_HU
+        labels, pseudo = labels.clone(), pseudo.clone()
+        labels[outside] = 0
+        pseudo[outside] = 0
+    return Crop(scale_hu(image), labels, pseudo, unsure, known)
+
+
+def _sample_labels(plane: NDArray[np.generic], grid: Tensor) -> Tensor:
+    source = torch.from_numpy(plane.astype(np.float32))[None, None]
+    sampled = F.grid_sample(source, grid, mode="nearest", align_corners=True)
+    return sampled[0, 0].to(torch.int32)
+
+
+def swap_sides(labels: Tensor) -> Tensor:
+    """Exchange the labels of left and right organs."""
+    table = torch.arange(65536, dtype=torch.int32)
+    for left, right in MIRRORED:
+        table[left], table[right] = right, left
+    return table[labels.long()]
+
+
+def neighbours(
+    case: Case, position: float, config: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Three slices around a position, interpolated between the scan's own, in HU."""
+    distance = 3.0 if rng.random() < 0.5 else rng.uniform(*config.slice_distance_mm)
+    thickness = rng.uniform(0.5, 2.5) if rng.random() < 0.3 else 0.0
+    step = distance / case.info.slice_mm
+    blur = thickness / case.info.slice_mm
+    planes = []
+    for offset in (-step, 0.0, step):
+        around = (-blur, 0.0, blur) if blur else (0.0,)
+        planes.append(
+            np.mean([_slice_at(case, position + offset + part) for part in around], axis=0)
+        )
+    return np.asarray(planes, dtype=np.float32)
+
+
+def _slice_at(case: Case, position: float) -> NDArray[np.float32]:
+    usable = np.flatnonzero(case.usable)
+    position = min(max(position, float(usable[0])), float(usable[-1]))
+    low = int(position)
+    weight = position - low
+    plane = case.hu[low].astype(np.float32)
+    if weight > 1e-3:
+        plane = plane * (1 - weight) + case.hu[low + 1].astype(np.float32) * weight
+    return plane
+
+
+def sampling_grid(
+    shape: tuple[int, ...],
+    centre: tuple[float, float],
+    config: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[Tensor, bool]:
+    """Random affine map from a crop's pixels to a slice's, as ``grid_sample`` takes it."""
+    angle, zoom, stretch = 0.0, 1.0, 1.0
+    reach = config.shift_mm / 2.0
+    shift = rng.uniform(-reach, reach, 2)
+    if rng.random() >= config.identity_chance:
+        angle = math.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))
+        zoom = math.exp(rng.uniform(math.log(config.scale[0]), math.log(config.scale[1])))
+        stretch = math.exp(rng.uniform(-0.1, 0.1))
+    else:
+        shift = np.round(shift)
+        centre = (round(centre[0]), round(centre[1]))
+    mirrored = rng.random() < config.mirror_chance
+    # Whole-pixel positions for an unchanged crop, so that it is not blurred.
+    axis = torch.arange(config.size, dtype=torch.float32) - config.size // 2
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    sign = -1.0 if mirrored else 1.0
+    cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
+    source_rows = (cosine * rows - sine * columns) * stretch + centre[0] + shift[0]
+    source_columns = sign * (sine * rows + cosine * columns) / stretch + centre[1] + shift[1]
+    grid = torch.stack(
+        [2 * source_columns / (shape[1] - 1) - 1, 2 * source_rows / (shape[0] - 1) - 1], dim=-1
+    )
+    return grid[None].float(), mirrored
+
+
+def _change_organs(
+    image: Tensor, labels: Tensor, config: Augmentation, rng: np.random.Generator
+) -> Tensor:
+    """Make labelled organs brighter or darker, as another contrast phase would."""
+    if rng.random() >= config.contrast_chance:
+        return image
+    change = torch.zeros_like(image[:1])
+    shared = rng.uniform(-90, 90)
+    for value in (4, 6, 7, 8, 9, 10, 11):
+        inside = labels == value
+        if inside.any():
+            amount = shared if value in (6, 7) else rng.uniform(-50, 60)
+            change[0][inside] = amount
+    change = F.avg_pool2d(change[None], 3, 1, 1)[0]
+    return image + change * (image > -150)
+
+
+def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Generator) -> Tensor:
+    """Vary soft tissue, sharpness, noise and quantisation of slices in HU."""
+    gain, offset = rng.uniform(*config.gain), rng.uniform(-1, 1) * config.offset_hu
+    soft = ((image + 400) / 200).clamp(0, 1)
+    image = image + soft * (image * (gain - 1) + offset)
+    if rng.random() < config.blur_chance:
+        smooth = F.avg_pool2d(image[None], 3, 1, 1, count_include_pad=False)[0]
+        image = image + rng.uniform(-0.9, 1.0) * (smooth - image)
+    if rng.random() < 0.4:
+        image = image + _noise(image.shape, rng) * rng.uniform(0, config.noise_hu)
+    if rng.random() < config.clip_chance:
+        image = image.clamp_max(rng.uniform(230, 300))
+    if rng.random() < config.step_chance:
+        step = rng.uniform(16, 48)
+        image = torch.round(image / step) * step
+    return image
+
+
+def _noise(shape: torch.Size, rng: np.random.Generator) -> Tensor:
+    """Noise of standard deviation 1, fine or coarse in grain."""
+    noise = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+    if rng.random() < 0.5:
+        noise = F.avg_pool2d(noise[None], 3, 1, 1)[0] * 3.0
+    return noise
+
+
+def field_of_view(size: int, rng: np.random.Generator) -> Tensor:
+    """Pixels (H, W) outside a random circle, or beyond a straight edge."""
+    axis = torch.linspace(-1, 1, size)
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    if rng.random() < 0.6:
+        middle = rng.uniform(-0.2, 0.2, 2)
+        radius = rng.uniform(0.5, 0.9)
+        return (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 > radius**2
+    angle = rng.uniform(0, 2 * math.pi)
+    return rows * math.sin(angle) + columns * math.cos(angle) > rng.uniform(0.3, 0.8)

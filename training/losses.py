@@ -1,0 +1,58 @@
+"""Losses for partly labelled slices: nothing is asked where nothing is known."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.cases import AMBIGUOUS_AORTA, ORGANS, Known
+from training.sampling import Batch
+
+_AORTA = ORGANS.index("aorta")
+
+
+def targets_and_weights(
+    batch: Batch, teacher_weight: float, pseudo_weight: float
+) -> tuple[Tensor, Tensor]:
+    """What each output should be and how much that counts, both (N, organs, H, W) float32.
+
+    A voxel that a label gives to one structure is no other organ, whether that organ is labelled
+    in the case or not. Elsewhere an organ counts only where it is known.
+    """
+    labels = batch.labels[:, None]
+    values = torch.arange(1, len(ORGANS) + 1, dtype=labels.dtype)[None, :, None, None]
+    table = torch.tensor([0.0, 1.0, teacher_weight, 1.0, pseudo_weight])
+    weights = table[batch.known.long()][:, :, None, None].expand(-1, -1, *labels.shape[2:])
+    from_pseudo = (batch.known == Known.PSEUDO)[:, :, None, None]
+    unsure = ((batch.unsure[:, None] >> (values - 1)) & 1).bool()
+    weights = weights * ~(from_pseudo & unsure)
+    target = (labels == values) | (from_pseudo & (batch.pseudo[:, None] == values) & (labels == 0))
+    taken = (labels > 0) & (labels != values)
+    weights = torch.where(taken, weights.clamp_min(0.5), weights)
+    ambiguous = labels[:, 0] == AMBIGUOUS_AORTA
+    weights[:, _AORTA] = torch.where(ambiguous, 0.0, weights[:, _AORTA])
+    return target.float(), weights
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross entropy, and one minus soft Dice over the batch for the organs in it."""
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    entropy = (entropy * weights).sum() / weights.sum().clamp_min(1.0)
+    probability = logits.sigmoid() * weights
+    wanted = target * weights
+    axes = (0, 2, 3)
+    overlap = (probability * target).sum(axes)
+    total = probability.sum(axes) + wanted.sum(axes)
+    there = wanted.sum(axes) > 20
+    dice = (2 * overlap + 10.0) / (total + 10.0)
+    missing = ((1 - dice) * there).sum() / there.sum().clamp_min(1)
+    return entropy, missing
+
+
+def presence_loss(presence_logits: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    """Whether each organ is in the crop, where that is known."""
+    known = batch.known > 0
+    there = (target.sum((2, 3)) > 10).float()
+    loss = F.binary_cross_entropy_with_logits(presence_logits.float(), there, reduction="none")
+    return (loss * known).sum() / known.sum().clamp_min(1)

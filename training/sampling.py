@@ -1,0 +1,173 @@
+"""Which slice of which case comes next: by what the organs need, not by what lies about."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.augment import Augmentation, Crop, draw_crop
+from training.cases import ORGANS, Case, Known
+
+_TRUST = {Known.HAND: 1.0, Known.TEACHER: 0.35, Known.PSEUDO: 0.35}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How crops are chosen.
+
+    Attributes:
+        organ_weights: relative frequency with which each organ is asked for; 1 unless told.
+        anywhere_chance: any usable slice of any case instead of an organ's.
+        beside_chance: a slice near an organ's ends, or elsewhere in the case, instead of in it.
+    """
+
+    organ_weights: dict[str, float] = field(default_factory=dict)
+    anywhere_chance: float = 0.15
+    beside_chance: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Slices of one case that show one organ, and the organ's centre in each."""
+
+    case: int
+    rows: NDArray[np.int64]
+    centres: NDArray[np.float32]
+
+
+class Sampler:
+    """Draws crops from prepared cases."""
+
+    def __init__(self, cases: Sequence[Case], sampling: Sampling, augmentation: Augmentation):
+        self.cases = list(cases)
+        self.sampling = sampling
+        self.augmentation = augmentation
+        self.bodies = [body_centre(case) for case in self.cases]
+        self.places: list[list[_Place]] = [[] for _ in ORGANS]
+        self.trust: list[list[float]] = [[] for _ in ORGANS]
+        for number, case in enumerate(self.cases):
+            for channel in range(len(ORGANS)):
+                self._add(number, case, channel)
+        weights = [sampling.organ_weights.get(organ, 1.0) for organ in ORGANS]
+        present = np.array([bool(places) for places in self.places])
+        self.organ_weights = np.array(weights) * present
+        self.organ_weights /= self.organ_weights.sum()
+
+    def _add(self, number: int, case: Case, channel: int) -> None:
+        labels = case.labels == channel + 1
+        known = case.known[:, channel]
+        if case.pseudo is not None:
+            labels = labels | (
+                (case.pseudo == channel + 1) & (known == Known.PSEUDO)[:, None, None]
+            )
+        trusted = np.isin(known, [int(level) for level in _TRUST]) & case.usable
+        rows = np.flatnonzero(labels.any(axis=(1, 2)) & trusted)
+        if not rows.size:
+            return
+        centres = np.array(
+            [[axis.mean() for axis in np.nonzero(labels[row])] for row in rows], dtype=np.float32
+        )
+        self.places[channel].append(_Place(number, rows, centres))
+        level = Known(int(np.bincount(known[rows]).argmax()))
+        # A case of twenty slices counts less than one of two hundred, but not ten times less.
+        self.trust[channel].append(_TRUST[level] * float(np.sqrt(rows.size * case.info.slice_mm)))
+
+    def draw(self, rng: np.random.Generator) -> Crop:
+        """One augmented crop."""
+        case, position, centre = self._choose(rng)
+        last = self.cases[case].hu.shape[0] - 1
+        if rng.random() < 0.5:
+            position += rng.uniform(-0.5, 0.5)
+        position = min(max(position, 0.0), float(last))
+        return draw_crop(self.cases[case], position, centre, self.augmentation, rng)
+
+    def _choose(self, rng: np.random.Generator) -> tuple[int, float, tuple[float, float]]:
+        if rng.random() < self.sampling.anywhere_chance:
+            number = int(rng.integers(len(self.cases)))
+            return number, self._any_slice(number, rng), self.bodies[number]
+        channel = int(rng.choice(len(ORGANS), p=self.organ_weights))
+        trust = np.array(self.trust[channel])
+        place = self.places[channel][int(rng.choice(len(trust), p=trust / trust.sum()))]
+        case = self.cases[place.case]
+        body = self.bodies[place.case]
+        if rng.random() >= self.sampling.beside_chance:
+            chosen = int(rng.integers(place.rows.size))
+            mix = rng.uniform(0, 0.6)
+            centre = place.centres[chosen] * mix + np.array(body) * (1 - mix)
+            return place.case, float(place.rows[chosen]), (float(centre[0]), float(centre[1]))
+        if rng.random() < 0.5:
+            return place.case, self._any_slice(place.case, rng), body
+        end = place.rows[0 if rng.random() < 0.5 else -1]
+        row = float(end) + rng.uniform(-20, 20) / case.info.slice_mm
+        usable = np.flatnonzero(case.usable)
+        return place.case, min(max(row, float(usable[0])), float(usable[-1])), body
+
+    def _any_slice(self, number: int, rng: np.random.Generator) -> float:
+        return float(rng.choice(np.flatnonzero(self.cases[number].usable)))
+
+
+def body_centre(case: Case) -> tuple[float, float]:
+    """Mean row and column of what is denser than fat, over some usable slices."""
+    rows = np.flatnonzero(case.usable)[::8]
+    dense = np.nonzero(case.hu[rows] > -200)
+    if not dense[1].size:
+        return case.hu.shape[1] / 2, case.hu.shape[2] / 2
+    return float(dense[1].mean()), float(dense[2].mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """N crops as the loss takes them.
+
+    Attributes:
+        slices: (N, 3, H, W) float32.
+        labels: (N, H, W) int32.
+        pseudo: (N, H, W) int32.
+        unsure: (N, H, W) int32.
+        known: (N, organs) uint8.
+    """
+
+    slices: Tensor
+    labels: Tensor
+    pseudo: Tensor
+    unsure: Tensor
+    known: Tensor
+
+
+def draw_batch(sampler: Sampler, size: int, seed: Sequence[int]) -> Batch:
+    """A batch that the seed alone decides."""
+    rng = np.random.default_rng(seed)
+    crops = [sampler.draw(rng) for _ in range(size)]
+    return Batch(
+        torch.stack([crop.slices for crop in crops]),
+        torch.stack([crop.labels for crop in crops]),
+        torch.stack([crop.pseudo for crop in crops]),
+        torch.stack([crop.unsure for crop in crops]),
+        torch.from_numpy(np.stack([crop.known for crop in crops])),
+    )
+
+
+class Prefetcher:
+    """Draws the batches of steps ``first``, ``first + 1``, ... in a thread of its own."""
+
+    def __init__(self, sampler: Sampler, size: int, seed: int, first: int):
+        self._queue: queue.Queue[Batch] = queue.Queue(maxsize=3)
+        arguments = (sampler, size, seed, first)
+        threading.Thread(target=self._fill, args=arguments, daemon=True).start()
+
+    def _fill(self, sampler: Sampler, size: int, seed: int, first: int) -> None:
+        step = first
+        while True:
+            self._queue.put(draw_batch(sampler, size, (seed, step)))
+            step += 1
+
+    def next(self) -> Batch:
+        """The next batch, when it is ready."""
+        return self._queue.get()

@@ -1,0 +1,143 @@
+"""What each source's labels can be trusted for, slice by slice.
+
+The rules follow the sources' notes and what their label maps show: SegTHOR's aorta ends with a
+flat cut below the diaphragm and its trachea and esophagus end near the lung apex although the scan
+goes on, so nothing is known beyond those ends; radiotherapy contours are known between their ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from training.cases import AMBIGUOUS_AORTA, ORGANS, Known
+
+_INDEX = {organ: channel for channel, organ in enumerate(ORGANS)}
+ABDOMINAL = ("liver", "kidney_left", "kidney_right", "spleen")
+THORACIC = ("lung_left", "lung_right", "trachea", "esophagus", "heart")
+#: Contours of these end where the contouring ended, not where the organ does.
+CONTOURED_BETWEEN_ENDS = {
+    "kbp": ("spinal_cord", "esophagus"),
+    "hnc": ("spinal_cord", "trachea"),
+}
+#: BTCV scans that go on above the labelled aorta, into the chest or neck.
+_WITH_CHEST = ("btcv26", "btcv40")
+_ABDOMENS = ("btcv", "lits", "chaos", "ircad", "amos", "ts_")
+_TEACHER_MARGIN_MM = 15.0
+_NECK_UNKNOWN_MM = 60.0
+
+
+def extent(labels: NDArray[np.uint8], value: int) -> tuple[int, int] | None:
+    """First and last slice that hold a label, or None."""
+    rows = np.flatnonzero((labels == value).any(axis=(1, 2)))
+    return (int(rows[0]), int(rows[-1])) if rows.size else None
+
+
+def usable_slices(info: dict[str, Any], slices: int) -> NDArray[np.bool_]:
+    """Slices that may be shown to a network: all, or the highest ``full_body_slices``."""
+    usable = np.ones(slices, dtype=bool)
+    if "full_body_slices" in info:
+        usable[: slices - int(info["full_body_slices"])] = False
+    return usable
+
+
+def known_rows(
+    info: dict[str, Any], labels: NDArray[np.uint8], slice_mm: float
+) -> NDArray[np.uint8]:
+    """Tell, for every slice and organ of a case, where its labels come from, if from anywhere.
+
+    Args:
+        info: the case's ``info.json``.
+        labels: uint8 (k, j, i), the hands' labels completed by the teacher's.
+        slice_mm: distance of the slices.
+
+    Returns:
+        uint8 (k, organ) of ``Known``.
+    """
+    known = np.zeros((labels.shape[0], len(ORGANS)), dtype=np.uint8)
+    _mark_teacher(known, info, labels, slice_mm)
+    hand = Known.TEACHER if info["id"].startswith("ts_") else Known.HAND
+    for organ in info["labels"]:
+        if organ in _INDEX and not (info.get("quality") == "C" and organ not in THORACIC[:3]):
+            known[:, _INDEX[organ]] = hand
+    _forget_open_ends(known, info["id"], labels, slice_mm)
+    _mark_absent(known, info["id"], labels, slice_mm)
+    known[~usable_slices(info, labels.shape[0])] = Known.NO
+    return known
+
+
+def _mark_teacher(
+    known: NDArray[np.uint8], info: dict[str, Any], labels: NDArray[np.uint8], slice_mm: float
+) -> None:
+    if info.get("quality") == "C":
+        return
+    margin = round(_TEACHER_MARGIN_MM / slice_mm)
+    for organ in info.get("teacher_labels", {}):
+        rows = extent(labels, _INDEX[organ] + 1) if organ in _INDEX else None
+        if rows:
+            known[max(0, rows[0] - margin) : rows[1] + margin + 1, _INDEX[organ]] = Known.TEACHER
+
+
+def _forget_open_ends(
+    known: NDArray[np.uint8], case_id: str, labels: NDArray[np.uint8], slice_mm: float
+) -> None:
+    """Mark as unknown what lies beyond the ends of a structure that the source cut short."""
+    ends = {organ: extent(labels, channel + 1) for organ, channel in _INDEX.items()}
+    neck = round(_NECK_UNKNOWN_MM / slice_mm)
+    if case_id.startswith("segthor"):
+        if ends["aorta"]:
+            known[: ends["aorta"][0], _INDEX["aorta"]] = Known.NO
+        for organ in ("trachea", "esophagus"):
+            rows = ends[organ]
+            if rows:
+                known[rows[1] + 1 : rows[1] + 1 + neck, _INDEX[organ]] = Known.NO
+    if case_id in _WITH_CHEST and ends["aorta"]:
+        known[ends["aorta"][1] + 1 :, _INDEX["aorta"]] = Known.NO
+    for organ in CONTOURED_BETWEEN_ENDS.get(case_id[:3], ()):
+        rows = ends[organ]
+        column = known[:, _INDEX[organ]]
+        if rows:
+            column[: rows[0]] = Known.NO
+            column[rows[1] + 1 : rows[1] + 1 + neck] = Known.NO
+        else:
+            column[:] = Known.NO
+
+
+def _mark_absent(
+    known: NDArray[np.uint8], case_id: str, labels: NDArray[np.uint8], slice_mm: float
+) -> None:
+    """Mark organs that anatomy rules out: no liver in a neck, no lung below the kidneys."""
+
+    def absent(organs: tuple[str, ...], rows: slice) -> None:
+        for organ in organs:
+            column = known[rows, _INDEX[organ]]
+            column[column == Known.NO] = Known.ABSENT
+
+    slices = labels.shape[0]
+    if case_id.startswith(("kbp", "hnc")):
+        absent(ABDOMINAL, slice(0, slices))
+    carina = extent(labels, _INDEX["trachea"] + 1)
+    if carina and case_id.startswith(("segthor", "cip")):
+        absent(ABDOMINAL, slice(carina[0] + round(20.0 / slice_mm), slices))
+    if case_id.startswith(_ABDOMENS) and case_id not in _WITH_CHEST:
+        absent(("trachea",), slice(0, slices))
+    kidneys = [extent(labels, _INDEX[organ] + 1) for organ in ("kidney_left", "kidney_right")]
+    if case_id.startswith("btcv") and all(kidneys):
+        absent(THORACIC, slice(0, min(rows[0] for rows in kidneys if rows)))
+
+
+def separate_branches(labels: NDArray[np.uint8], case_id: str) -> None:
+    """Relabel, in place, the branches that 3D-IRCADb's ``aorta`` includes as ambiguous."""
+    if not case_id.startswith("ircad"):
+        return
+    aorta = labels == _INDEX["aorta"] + 1
+    disc = np.hypot(*np.mgrid[-2:3, -2:3])[None] <= 2.3
+    trunk = ndimage.binary_opening(aorta, disc)
+    parts, count = ndimage.label(trunk)
+    if count > 1:
+        trunk = parts == 1 + np.argmax(ndimage.sum_labels(trunk, parts, range(1, count + 1)))
+    trunk = ndimage.binary_dilation(trunk, np.ones((1, 3, 3), dtype=bool)) & aorta
+    labels[aorta & ~trunk] = AMBIGUOUS_AORTA

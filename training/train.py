@@ -1,0 +1,253 @@
+"""Train a SegMate from prepared cases: ``python -m training.train configs/NAME.json CACHE RUN``.
+
+A run lives in one folder: ``last.pt`` (weights, their moving average, optimiser, step; written
+beside and renamed, so that a kill at any moment leaves a whole file), ``log.jsonl``, and the
+configuration. Started again, it goes on from ``last.pt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segmate_cli.network import NetworkConfig, SegMate, build_network, fill_network, load_state
+from training.augment import Augmentation
+from training.cases import ORGANS, load_cases
+from training.losses import presence_loss, segmentation_loss, targets_and_weights
+from training.sampling import Batch, Prefetcher, Sampler, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One model's recipe.
+
+    Attributes:
+        encoder: timm name.
+        slices: neighbouring slices that go in.
+        start: checkpoint to start from, relative to the configuration's folder.
+        validation: cases never trained on.
+        pseudo: name of the round of pseudo labels in the cache, or empty.
+        steps: optimiser steps in all.
+        decay_steps: the last steps, over which the learning rate falls to a hundredth.
+        batch: crops a step.
+        rate: learning rate of the decoder; the encoder takes half.
+        ema: decay of the moving average that is validated and shipped.
+        teacher_weight: weight of the teacher's labels beside hands' (1).
+        pseudo_weight: weight of pseudo labels.
+        bfloat16: autocast.
+        channels_last: memory format.
+        threads: of PyTorch.
+        seed: of everything random.
+        checkpoint_minutes: time between checkpoints.
+        sampling: which crops.
+        augmentation: how they are varied.
+    """
+
+    encoder: str = "tf_efficientnet_lite0"
+    slices: int = 3
+    start: str = ""
+    validation: tuple[str, ...] = ()
+    pseudo: str = ""
+    steps: int = 6000
+    decay_steps: int = 2000
+    batch: int = 8
+    rate: float = 6e-4
+    ema: float = 0.998
+    teacher_weight: float = 0.6
+    pseudo_weight: float = 0.5
+    bfloat16: bool = True
+    channels_last: bool = True
+    threads: int = 2
+    seed: int = 1
+    checkpoint_minutes: float = 3.0
+    sampling: Sampling = field(default_factory=Sampling)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a configuration; a key that it does not have keeps its default."""
+    data = json.loads(path.read_text())
+    data["sampling"] = Sampling(**data.get("sampling", {}))
+    augmentation = data.get("augmentation", {})
+    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in augmentation.items()}
+    data["augmentation"] = Augmentation(**tuples)
+    data["validation"] = tuple(data.get("validation", ()))
+    return TrainConfig(**data)
+
+
+def make_network(config: TrainConfig, folder: Path) -> SegMate:
+    """The network of a configuration, filled from its starting checkpoint if it names one."""
+    network = build_network(
+        NetworkConfig(encoder=config.encoder, organs=len(ORGANS), slices=config.slices)
+    )
+    if config.start:
+        fill_network(network, load_state(folder / config.start), config.start)
+    return network
+
+
+class Trainer:
+    """A network, its moving average and its optimiser: what a checkpoint holds."""
+
+    def __init__(self, config: TrainConfig, network: SegMate, run: Path):
+        self.config, self.run, self.step, self.seconds = config, run, 0, 0.0
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=memory_format).train()  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).eval()
+        encoder = list(network.model.encoder.parameters())
+        inside = {id(parameter) for parameter in encoder}
+        others = [p for p in network.parameters() if id(p) not in inside]
+        groups = [{"params": others, "share": 1.0}, {"params": encoder, "share": 0.5}]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.rate, weight_decay=0.02)
+
+    def rate(self) -> float:
+        """Learning rate at this step: up over 200 steps, level, and down at the end."""
+        config = self.config
+        up = min(1.0, (self.step + 1) / 200)
+        down = min(1.0, max(0.01, (config.steps - self.step) / max(1, config.decay_steps)))
+        return config.rate * up * down
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """One step of the optimiser; returns the losses."""
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate() * group["share"]
+        target, weights = targets_and_weights(batch, config.teacher_weight, config.pseudo_weight)
+        slices = batch.slices
+        if config.channels_last:
+            slices = slices.to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bfloat16):
+            output = self.network(slices)
+        entropy, dice = segmentation_loss(output.logits.float(), target, weights)
+        loss = 4 * entropy + dice
+        if output.presence_logits is not None:
+            loss = loss + 0.05 * presence_loss(output.presence_logits, target, batch)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimiser.step()
+        self._average()
+        self.step += 1
+        return {"loss": loss.item(), "entropy": entropy.item(), "dice": dice.item()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, (self.step + 1) / (self.step + 10))
+        for mean, value in zip(
+            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
+        ):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def save(self) -> None:
+        """Write ``last.pt`` and the averaged weights alone, ``average.pt``."""
+        state = {
+            "model_state": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        save_whole(state, self.run / "last.pt")
+        save_whole({"model_state": self.average.state_dict()}, self.run / "average.pt")
+
+    def resume(self) -> bool:
+        """Go on from ``last.pt`` if it is there."""
+        path = self.run / "last.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.network.load_state_dict(state["model_state"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+
+def save_whole(state: Any, path: Path) -> None:
+    """Write a file beside its place and rename it, so that it is never half there."""
+    beside = path.with_suffix(".tmp")
+    torch.save(state, beside)
+    os.replace(beside, path)
+
+
+def wait_while(path: Path | None) -> None:
+    """Sleep as long as a file exists."""
+    while path is not None and path.exists():
+        time.sleep(2)
+
+
+def mean_of(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each value over some steps."""
+    return {key: sum(record[key] for record in records) / len(records) for key in records[0]}
+
+
+def training_steps(trainer: Trainer, sampler: Sampler, pause: Path | None) -> Iterator[None]:
+    """Take the remaining steps, logging and saving on the way; yields after each."""
+    config = trainer.config
+    batches = Prefetcher(sampler, config.batch, config.seed, trainer.step)
+    records: list[dict[str, float]] = []
+    saved = time.monotonic()
+    while trainer.step < config.steps:
+        wait_while(pause)
+        started = time.monotonic()
+        records.append(trainer.update(batches.next()))
+        trainer.seconds += time.monotonic() - started
+        if len(records) == 50 or trainer.step == config.steps:
+            record = {"step": trainer.step, "hours": round(trainer.seconds / 3600, 3)}
+            record |= {key: round(value, 4) for key, value in mean_of(records).items()}
+            with (trainer.run / "log.jsonl").open("a") as log:
+                log.write(json.dumps(record) + "\n")
+            records = []
+        if time.monotonic() - saved > 60 * config.checkpoint_minutes:
+            trainer.save()
+            saved = time.monotonic()
+        yield
+    trainer.save()
+
+
+def train(config_path: Path, cache: Path, run: Path, pause: Path | None = None) -> Trainer:
+    """Train a configuration's model to its last step, from its checkpoint if it has one."""
+    config = read_config(config_path)
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    trainer = Trainer(config, make_network(config, config_path.parent), run)
+    resumed = trainer.resume()
+    print(f"{'resumed' if resumed else 'started'} at step {trainer.step}", flush=True)
+    cases = [
+        case
+        for case in load_cases(cache, config.pseudo)
+        if case.info.case_id not in config.validation and case.usable.any()
+    ]
+    sampler = Sampler(cases, config.sampling, config.augmentation)
+    for _ in training_steps(trainer, sampler, pause):
+        pass
+    return trainer
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path, help="configuration of the model (JSON)")
+    parser.add_argument("cache", type=Path, help="folder of prepared cases")
+    parser.add_argument("run", type=Path, help="folder of the run; gone on with if it exists")
+    parser.add_argument("--pause-file", type=Path, help="pause while this file exists")
+    options = parser.parse_args(arguments)
+    train(options.config, options.cache, options.run, options.pause_file)
+
+
+if __name__ == "__main__":
+    main()

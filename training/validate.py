@@ -1,0 +1,185 @@
+"""Score a checkpoint on the validation patients: ``python -m training.validate``.
+
+Whole volumes, volume Dice a patient and organ against labels that came with the data (never the
+teacher's), mean over the patients of an organ, then over organs. An organ is scored in the slices
+where its labels are known (see ``training.sources``); ``as_labelled`` counts every slice instead,
+also those beyond an end that the source cut short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from training.cases import AMBIGUOUS_AORTA, ORGANS, Case, Known, load_case
+from training.inference import load_network, predict_case
+from training.train import read_config
+
+_PAIRS = (("lung_left", "lung_right"), ("kidney_left", "kidney_right"))
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One organ in one patient.
+
+    Attributes:
+        case_id: patient.
+        organ: key.
+        dice: volume Dice where the labels are known.
+        as_labelled: volume Dice over every slice.
+        reference_ml: labelled volume.
+        predicted_ml: predicted volume where the labels are known.
+        swapped_ml: predicted volume of this organ inside its labelled counterpart.
+    """
+
+    case_id: str
+    organ: str
+    dice: float
+    as_labelled: float
+    reference_ml: float
+    predicted_ml: float
+    swapped_ml: float
+
+
+def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Dice of two masks; 1 if both are empty."""
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0
+
+
+def score_case(case: Case, predicted: NDArray[np.uint8]) -> list[Score]:
+    """Score every organ that hands labelled in a case."""
+    scores = []
+    voxel_ml = case.info.slice_mm * case.info.pixel_mm**2 / 1000
+    counterpart = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
+    for channel, organ in enumerate(ORGANS):
+        rows = case.known[:, channel] == Known.HAND
+        reference = (case.labels == channel + 1) & case.usable[:, None, None]
+        if not reference[rows].any():
+            continue
+        found = predicted == channel + 1
+        if organ == "aorta":
+            found &= case.labels != AMBIGUOUS_AORTA
+        other = case.labels == ORGANS.index(counterpart.get(organ, organ)) + 1
+        swapped = (found & other).sum() if organ in counterpart else 0
+        scores.append(
+            Score(
+                case.info.case_id,
+                organ,
+                round(overlap(found[rows], reference[rows]), 4),
+                round(overlap(found, reference), 4),
+                round(float(reference[rows].sum()) * voxel_ml, 1),
+                round(float(found[rows].sum()) * voxel_ml, 1),
+                round(float(swapped) * voxel_ml, 1),
+            )
+        )
+    return scores
+
+
+def absent_volumes(case: Case, predicted: NDArray[np.uint8]) -> dict[str, float]:
+    """Millilitres predicted in slices where anatomy rules an organ out, if any."""
+    voxel_ml = case.info.slice_mm * case.info.pixel_mm**2 / 1000
+    volumes = {
+        organ: float((predicted[case.known[:, channel] == Known.ABSENT] == channel + 1).sum())
+        for channel, organ in enumerate(ORGANS)
+    }
+    return {organ: round(count * voxel_ml, 2) for organ, count in volumes.items() if count}
+
+
+def largest_parts(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Keep each organ's largest connected part alone."""
+    result = np.zeros_like(labels)
+    for value in range(1, len(ORGANS) + 1):
+        parts, count = ndimage.label(labels == value)
+        if count:
+            sizes = np.bincount(parts.ravel())[1:]
+            result[parts == 1 + int(sizes.argmax())] = value
+    return result
+
+
+def summarise(scores: Sequence[Score]) -> dict[str, dict[str, float | int | str]]:
+    """Per organ: mean Dice, worst patient, number of patients."""
+    summary: dict[str, dict[str, float | int | str]] = {}
+    for organ in ORGANS:
+        own = [score for score in scores if score.organ == organ]
+        if own:
+            worst = min(own, key=lambda score: score.dice)
+            summary[organ] = {
+                "dice": round(float(np.mean([score.dice for score in own])), 4),
+                "as_labelled": round(float(np.mean([score.as_labelled for score in own])), 4),
+                "worst": worst.dice,
+                "worst_case": worst.case_id,
+                "patients": len(own),
+            }
+    return summary
+
+
+def table(summary: dict[str, dict[str, float | int | str]]) -> str:
+    """The summary as a Markdown table, with the mean over organs."""
+    lines = ["| organ | patients | Dice | every slice | worst |", "| --- | --- | --- | --- | --- |"]
+    for organ, row in summary.items():
+        worst = f"{row['worst']:.3f} ({row['worst_case']})"
+        numbers = f"{row['dice']:.3f} | {row['as_labelled']:.3f}"
+        lines.append(f"| {organ} | {row['patients']} | {numbers} | {worst} |")
+    means = [float(np.mean([float(row[key]) for row in summary.values()])) for key in _MEANS]
+    lines.append(f"| mean | | {means[0]:.4f} | {means[1]:.4f} | |")
+    return "\n".join(lines)
+
+
+_MEANS = ("dice", "as_labelled")
+
+
+def validate(
+    checkpoint: Path, cache: Path, case_ids: Sequence[str], clean: bool
+) -> tuple[list[Score], dict[str, dict[str, float]]]:
+    """Predict and score the given cases."""
+    network = load_network(checkpoint)
+    scores, absent = [], {}
+    for case_id in case_ids:
+        case = load_case(cache / case_id)
+        predicted = predict_case(network, case, largest_parts if clean else None)
+        scores += score_case(case, predicted)
+        volumes = absent_volumes(case, predicted)
+        if volumes:
+            absent[case_id] = volumes
+    return scores, absent
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, score, print the table and write it beside the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path, help="configuration that names the validation cases")
+    parser.add_argument("cache", type=Path, help="folder of prepared cases")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint (.pth, or a run's average.pt)")
+    parser.add_argument("output", type=Path, help="JSON file to write; .md goes beside it")
+    parser.add_argument("--clean", action="store_true", help="largest part of each organ alone")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    case_ids = read_config(options.config).validation
+    scores, absent = validate(options.checkpoint, options.cache, case_ids, options.clean)
+    summary = summarise(scores)
+    result = {
+        "checkpoint": options.checkpoint.name,
+        "clean": options.clean,
+        "summary": summary,
+        "absent_ml": absent,
+        "scores": [asdict(score) for score in scores],
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(table(summary) + "\n")
+    print(table(summary))
+    print("absent organs, ml:", json.dumps(absent))
+
+
+if __name__ == "__main__":
+    main()
