@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
-    for add in (_predict, _report, _inspect, _models, _convert, _doctor, _completion):
+    for add in _COMMANDS:
         add(commands, common)
     return parser
 
@@ -102,6 +102,25 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--ct", help="the scan that was segmented; adds mean and SD of HU")
     add.add_argument("--labels", dest="table", help="table of label values, .csv, .tsv or .json")
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "evaluate", parents=[common], help="score label maps against references (needs [evaluate])"
+    )
+    add.add_argument("predictions", help="a label map, or a folder of them")
+    add.add_argument("references", help="the references; matched by file name, organs by name")
+    add.add_argument("--labels", dest="table", help="what the references' values mean; see README")
+    add.add_argument("--organs", type=_words, help="only these")
+    add.add_argument(
+        "--count-absent",
+        action="store_true",
+        help="an organ without voxels in a reference is absent, not unlabelled",
+    )
+    add.add_argument("--format", choices=_FORMATS, default="table")
+    add.add_argument("-o", "--output", help="write to this file instead of stdout")
+    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    _add_progress(add)
 
 
 def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:
@@ -147,6 +166,12 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         "completion", parents=[common], help="print a shell's completion script"
     )
     add.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+
+_COMMANDS = (
+    *(_predict, _report, _evaluate, _inspect, _models, _convert),
+    *(_doctor, _completion),
+)
 
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:

@@ -81,12 +81,36 @@ def report(args: Namespace) -> ExitCode:
     for path in paths:
         labels = scans.load_labels(path, args.table)
         table += reports.rows(str(path), measure(labels, ct, args.organs))
-    text = reports.render(table, args.format)
+    _deliver(reports.render(table, args.format), output)
+    return ExitCode.DONE
+
+
+def evaluate(args: Namespace) -> ExitCode:
+    """``segmate evaluate``."""
+    from segmate_cli import evaluation
+    from segmate_cli.score_report import render_scores
+
+    output = Path(args.output) if args.output else None
     if output:
-        files.write_text(output, text)
-        print(output)
-    else:
-        sys.stdout.write(text)
+        files.check_output(output, overwrite=args.overwrite)
+    pairs, alone = evaluation.find_pairs(Path(args.predictions), Path(args.references))
+    if alone:
+        _say(args, f"without a partner, so not scored: {', '.join(alone)}")
+    scores: list[evaluation.OrganScore] = []
+    left_out: dict[str, list[str]] = {}
+    with console.progress("none" if args.quiet else args.progress) as progress:
+        for n, pair in enumerate(pairs, 1):
+            found, missing = evaluation.evaluate_case(
+                pair, args.table, args.organs, count_absent=args.count_absent
+            )
+            scores += found
+            if missing:
+                left_out[pair.case] = missing
+            progress("evaluate", n, len(pairs))
+    for case, organs in left_out.items():
+        _say(args, f"{case}: not labelled in the reference, left out: {', '.join(organs)}")
+    summaries = evaluation.summarise(scores)
+    _deliver(render_scores(scores, summaries, left_out, args.format), output)
     return ExitCode.DONE
 
 
@@ -184,6 +208,15 @@ def completion(args: Namespace) -> ExitCode:
 
     print(shtab.complete(build_parser(), shell=args.shell))
     return ExitCode.DONE
+
+
+def _deliver(text: str, output: Path | None) -> None:
+    """A result to stdout, or to a file whose path then goes to stdout."""
+    if output:
+        files.write_text(output, text)
+        print(output)
+    else:
+        sys.stdout.write(text)
 
 
 def _paths_from_stdin() -> list[str]:

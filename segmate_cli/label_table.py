@@ -10,12 +10,18 @@ from typing import Any
 from segmate_cli.errors import InputError
 from segmate_cli.organs import Organ, foreign_organ
 
+_BUILTIN = Path(__file__).parent / "label_tables"
 _VALUE_COLUMNS = ("value", "label", "id", "index", "key")
 _NAME_COLUMNS = ("organ", "name", "structure", "title")
 
 
+def builtin_tables() -> list[str]:
+    """Names of the tables that come with segmate: those of public data sets and tools."""
+    return sorted(path.stem for path in _BUILTIN.glob("*.csv"))
+
+
 def read_label_table(path: Path) -> dict[int, Organ]:
-    """Read a table of label values.
+    """Read a table of label values, by path or, where no such file is, by a built-in's name.
 
     CSV and TSV: a header with a column ``value`` (or label, id) and one ``organ`` (or name), or
     two bare columns. JSON: ``{"1": "liver"}``, ``{"liver": 1}``, a list of
@@ -24,6 +30,8 @@ def read_label_table(path: Path) -> dict[int, Organ]:
     Raises:
         InputError: The file cannot be read so.
     """
+    if not path.exists() and str(path).lower() in builtin_tables():
+        path = _BUILTIN / f"{str(path).lower()}.csv"
     try:
         text = path.read_text(encoding="utf-8-sig")
         pairs = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_csv(text)
@@ -31,7 +39,8 @@ def read_label_table(path: Path) -> dict[int, Organ]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be read as a table of labels ({error}); give value and organ columns, "
-            'or JSON such as {"1": "liver"}.'
+            'JSON such as {"1": "liver"}, or one of '
+            f"{', '.join(builtin_tables())}."
         ) from error
     named = {value: name for value, name in table.items() if value > 0 and name}
     if not named:

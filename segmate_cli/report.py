@@ -43,10 +43,16 @@ def render(table: Sequence[dict[str, Any]], style: ReportFormat) -> str:
         return json.dumps(content, indent=2) + "\n"
     if style == "table":
         return _aligned(table)
+    return separated(table, COLUMNS, style)
+
+
+def separated(
+    table: Sequence[dict[str, Any]], columns: Sequence[str], style: Literal["csv", "tsv"]
+) -> str:
+    """Rows as CSV or TSV with a header; unknown values are empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, COLUMNS, delimiter="," if style == "csv" else "\t", lineterminator="\n"
-    )
+    delimiter = "," if style == "csv" else "\t"
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in table)
     return text.getvalue()
@@ -66,16 +72,22 @@ def _aligned(table: Sequence[dict[str, Any]]) -> str:
     hidden = set() if len({row["scan"] for row in table}) > 1 else {"scan"}
     hidden |= {c for c in ("mean_hu", "sd_hu") if all(row[c] is None for row in table)}
     used = [name for name in COLUMNS if name not in hidden]
-    cells = [list(used)] + [[_shown(name, row) for name in used] for row in table]
-    widths = [max(len(line[n]) for line in cells) for n in range(len(used))]
-    text = []
-    for line in cells:
-        parts = []
-        for name, cell, width in zip(used, line, widths, strict=True):
-            left = name in ("scan", "organ")
-            parts.append(cell.ljust(width) if left else cell.rjust(width))
-        text.append("  ".join(parts).rstrip())
-    return "\n".join(text) + "\n"
+    return align([used, *([_shown(name, row) for name in used] for row in table)])
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns: text to the left, numbers to the right; the first line is the header."""
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    left = [not any(cell[:1].isdigit() for cell in column[1:]) for column in columns]
+    padded = (
+        "  ".join(
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+    return "\n".join(padded) + "\n"
 
 
 def _shown(name: str, row: dict[str, Any]) -> str:

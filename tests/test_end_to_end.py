@@ -1,4 +1,4 @@
-"""The real command line on real files: outputs, streams, exit codes, and every kind of bad input."""
+"""The real command line on real files: outputs, streams, exit codes, every kind of bad input."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import ball_scan, save_nifti, threshold_network, write_bundle
+from test_geometry import make
 
 from segmate_cli.geometry import geometry_from_ras
-from test_geometry import make
 
 SEGMATE = [sys.executable, "-m", "segmate_cli"]
 
@@ -436,3 +436,19 @@ def test_a_stopped_run_leaves_nothing(tmp_path, sent, code):
     process.stderr.close()
     time.sleep(0.1)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_the_main_job_opens_no_socket(scan, tiny_bundle, tmp_path):
+    script = (
+        "import socket, sys\n"
+        "def refuse(*args, **kwargs): raise SystemExit('a socket was opened')\n"
+        "socket.socket.__init__ = refuse\n"
+        "from segmate_cli.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    out = tmp_path / "labels.nii.gz"
+    command = [sys.executable, "-c", script, "predict", str(scan), "-o", str(out)]
+    done = subprocess.run(
+        [*command, "--model", str(tiny_bundle)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr

@@ -1,4 +1,4 @@
-"""NIfTI in and out: every stored form to HU, bad files to one sentence, labels back as they were."""
+"""NIfTI in and out: every stored form to HU, bad files to one sentence, labels as they were."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import SimpleITK
 from conftest import save_nifti
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_geometry import directions, make
 
 from segmate_cli import nifti
 from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError
 from segmate_cli.geometry import ras_affine
 from segmate_cli.organs import organ
 from segmate_cli.volume import Labels
-from test_geometry import directions, make
 
 GEOMETRY = make("SPL", spacing=(3.0, 0.9, 0.8), shape=(4, 5, 6))
 HU = np.random.default_rng(0).integers(-1000, 1500, GEOMETRY.shape).astype(np.int16)

@@ -7,6 +7,7 @@ import pytest
 from conftest import asymmetric_shape, threshold_network, voxel_centres_mm, write_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_geometry import directions
 
 from segmate_cli.bundle import open_bundle
 from segmate_cli.engines import load_model
@@ -14,7 +15,6 @@ from segmate_cli.errors import MemoryCapError, ModelError, UnknownOrganError, Us
 from segmate_cli.geometry import Geometry
 from segmate_cli.pipeline import PredictOptions, decide, neighbour_stacks, predict
 from segmate_cli.volume import Volume
-from test_geometry import directions
 
 HALF_MODEL_VOXEL_MM = 1.0
 
@@ -159,7 +159,7 @@ def test_nonsense_from_the_network_is_no_background(tmp_path):
 
 def test_a_cap_that_cannot_hold_is_refused_with_the_least_that_does(tiny_model):
     volume, _ = scan_of_shape("SPL", (2.0, 2.0, 2.0))
-    with pytest.raises(MemoryCapError, match="at least .* MB is needed with a batch of 1"):
+    with pytest.raises(MemoryCapError, match=r"at least .* MB is needed with a batch of 1"):
         predict(volume, tiny_model, PredictOptions(memory_cap_bytes=1_000_000))
 
 

@@ -1,0 +1,307 @@
+"""How good are predictions, against somebody's references: scores by case and organ, and overall.
+
+Surface measures come from the surface-distance package (extra ``[evaluate]``), which weighs each
+surface element with its area: S. Nikolov et al., arXiv 1809.04430.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli import organs as organ_table
+from segmate_cli.errors import EngineMissingError, GeometryError, InputError, UsageError
+from segmate_cli.nifti import is_nifti_name
+from segmate_cli.organs import Organ
+from segmate_cli.scans import load_labels
+from segmate_cli.volume import Labels
+
+Mask = npt.NDArray[np.bool_]
+
+TOLERANCE_MM = 2.0
+_RESAMPLES = 2000
+# References that label the parts of an organ: TotalSegmentator has lobes, but no lungs.
+_PARTS = {
+    "lung_left": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
+    "lung_right": (
+        "lung_upper_lobe_right",
+        "lung_middle_lobe_right",
+        "lung_lower_lobe_right",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CasePair:
+    """A prediction and the reference of the same case."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True, slots=True)
+class OrganScore:
+    """One organ of one case.
+
+    Attributes:
+        case: Name of the case.
+        organ: Key of the organ.
+        dice: Volume Dice, 0 to 1.
+        surface_dice: Share of both surfaces that lies within ``TOLERANCE_MM`` of the other.
+        hd95_mm: 95th percentile of the surface distances; None where one mask is empty.
+        volume_ml: Of the prediction.
+        reference_ml: Of the reference.
+        swapped: The prediction overlaps the other side of the pair more than its own.
+    """
+
+    case: str
+    organ: str
+    dice: float
+    surface_dice: float
+    hd95_mm: float | None
+    volume_ml: float
+    reference_ml: float
+    swapped: bool
+
+    @property
+    def volume_error_ml(self) -> float:
+        """Predicted minus reference volume."""
+        return self.volume_ml - self.reference_ml
+
+    @property
+    def volume_error_percent(self) -> float | None:
+        """Volume error relative to the reference; None where that is empty."""
+        return 100.0 * self.volume_error_ml / self.reference_ml if self.reference_ml else None
+
+
+@dataclass(frozen=True, slots=True)
+class OrganSummary:
+    """One organ over all cases: mean Dice with its bootstrap interval, and the worst case."""
+
+    organ: str
+    cases: int
+    dice: float
+    dice_low: float
+    dice_high: float
+    worst_dice: float
+    worst_case: str
+    surface_dice: float
+    hd95_mm: float | None
+    volume_error_percent: float | None
+    swaps: int
+
+
+def find_pairs(predictions: Path, references: Path) -> tuple[list[CasePair], list[str]]:
+    """Match files by the name of their case.
+
+    A case is a file's name without .nii.gz, or its folder's name where the files of a tree are
+    all called alike (``case7/labels.nii.gz``). A file is matched with a file directly.
+
+    Returns:
+        Pairs sorted by case, and the cases that have no partner.
+
+    Raises:
+        InputError: A path is missing, or nothing matches.
+    """
+    for path in (predictions, references):
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or folder; check the path.")
+    if predictions.is_file() and references.is_file():
+        return [CasePair(_stem(predictions), predictions, references)], []
+    if predictions.is_file() or references.is_file():
+        raise UsageError("give two label maps, or two folders of them, not one of each.")
+    ours, theirs = _cases(predictions), _cases(references)
+    pairs = [CasePair(case, ours[case], theirs[case]) for case in sorted(ours.keys() & theirs)]
+    if not pairs:
+        raise InputError(
+            f"no case of {predictions} has a reference of the same name in {references} "
+            f"({len(ours)} and {len(theirs)} label maps found)."
+        )
+    return pairs, sorted(ours.keys() ^ theirs.keys())
+
+
+def evaluate_case(
+    pair: CasePair,
+    table: str | None = None,
+    wanted: Sequence[str] | None = None,
+    *,
+    count_absent: bool = False,
+) -> tuple[list[OrganScore], list[str]]:
+    """Score one case.
+
+    Args:
+        pair: Prediction and reference.
+        table: What the reference's values mean; see ``scans.load_labels``.
+        wanted: Organs by name; by default all that the prediction has.
+        count_absent: Take an organ without a voxel in the reference as truly absent, so that a
+            prediction of it scores 0; by default it is taken as unlabelled and left out.
+
+    Returns:
+        Scores, and the organs that were left out because the reference does not label them.
+
+    Raises:
+        GeometryError: The two do not lie on the same voxels.
+        EngineMissingError: The surface-distance package is not installed.
+    """
+    prediction = load_labels(pair.prediction)
+    reference = _on_same_axes(load_labels(pair.reference, table), prediction, pair)
+    scores, left_out = [], []
+    ours = {organ.key: prediction.values == v for v, organ in prediction.organs.items()}
+    for organ in _select(prediction, wanted):
+        truth = _reference_mask(reference, organ.key)
+        found = ours[organ.key]
+        if truth is None or (not truth.any() and not (count_absent and found.any())):
+            left_out.append(organ.key)
+            continue
+        swapped = _is_swapped(found, organ, reference)
+        scores.append(_score(pair.case, organ.key, found, truth, prediction, swapped))
+    return scores, left_out
+
+
+def summarise(scores: Sequence[OrganScore], seed: int = 0) -> list[OrganSummary]:
+    """One row an organ, in the order in which organs first appear."""
+    rows = []
+    for key in dict.fromkeys(score.organ for score in scores):
+        mine = [score for score in scores if score.organ == key]
+        dice = np.array([score.dice for score in mine])
+        low, high = bootstrap_interval(dice, seed)
+        worst = mine[int(dice.argmin())]
+        rows.append(
+            OrganSummary(
+                organ=key,
+                cases=len(mine),
+                dice=float(dice.mean()),
+                dice_low=low,
+                dice_high=high,
+                worst_dice=worst.dice,
+                worst_case=worst.case,
+                surface_dice=float(np.mean([score.surface_dice for score in mine])),
+                hd95_mm=_mean([score.hd95_mm for score in mine]),
+                volume_error_percent=_mean([score.volume_error_percent for score in mine]),
+                swaps=sum(score.swapped for score in mine),
+            )
+        )
+    return rows
+
+
+def bootstrap_interval(values: npt.NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean over cases."""
+    rng = np.random.default_rng(seed)
+    means = rng.choice(values, (_RESAMPLES, values.size)).mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _cases(folder: Path) -> dict[str, Path]:
+    maps = sorted(path for path in folder.rglob("*") if is_nifti_name(path) and path.is_file())
+    stems = [_stem(path) for path in maps]
+    alike = len(set(stems)) < len(stems)
+    return {
+        path.parent.name if alike else stem: path for path, stem in zip(maps, stems, strict=True)
+    }
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
+
+
+def _on_same_axes(reference: Labels, prediction: Labels, pair: CasePair) -> Labels:
+    """The reference turned to the prediction's storage order; its voxels must be the same."""
+    geometry, turn = reference.geometry.reoriented(prediction.geometry.directions)
+    if not geometry.same_as(prediction.geometry):
+        raise GeometryError(
+            f"{pair.prediction} and {pair.reference} do not lie on the same voxels "
+            f"({prediction.geometry.shape} against {geometry.shape}, "
+            f"{geometry.difference_mm(prediction.geometry):.1f} mm apart); resample one of them "
+            "with nearest neighbours first."
+        )
+    return Labels(turn.view(reference.values), geometry, reference.organs, reference.source)
+
+
+def _select(prediction: Labels, wanted: Sequence[str] | None) -> tuple[Organ, ...]:
+    known = [organ for _, organ in sorted(prediction.organs.items())]
+    return tuple(known) if wanted is None else organ_table.select(wanted, known)
+
+
+def _reference_mask(reference: Labels, key: str) -> Mask | None:
+    """The organ, or the union of its parts; None where the reference names neither."""
+    names = {organ.key: value for value, organ in reference.organs.items()}
+    wanted = (key,) if key in names else _PARTS.get(key, ())
+    values = [names[name] for name in wanted if name in names]
+    if not values or len(values) < len(wanted):
+        return None
+    return np.asarray(np.isin(reference.values, values))
+
+
+def _is_swapped(found: Mask, organ: Organ, reference: Labels) -> bool:
+    if organ.side is None:
+        return False
+    other = "right" if organ.side == "left" else "left"
+    mirror = _reference_mask(reference, organ.key.removesuffix(organ.side) + other)
+    own = _reference_mask(reference, organ.key)
+    if mirror is None or own is None:
+        return False
+    return bool(np.count_nonzero(found & mirror) > np.count_nonzero(found & own))
+
+
+def _score(
+    case: str, key: str, found: Mask, truth: Mask, grid: Labels, swapped: bool
+) -> OrganScore:
+    n_found, n_truth = np.count_nonzero(found), np.count_nonzero(truth)
+    share, far_mm = 0.0, None
+    if n_found and n_truth:  # surface-distance 0.1 fails on an empty mask under NumPy 2
+        share, far_mm = _compare_surfaces(found, truth, grid.geometry.spacing_mm)
+    return OrganScore(
+        case=case,
+        organ=key,
+        dice=float(2.0 * np.count_nonzero(found & truth) / (n_found + n_truth)),
+        surface_dice=share,
+        hd95_mm=far_mm,
+        volume_ml=float(n_found * grid.geometry.voxel_ml),
+        reference_ml=float(n_truth * grid.geometry.voxel_ml),
+        swapped=swapped,
+    )
+
+
+def _compare_surfaces(
+    found: Mask, truth: Mask, spacing_mm: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Surface Dice at the tolerance and HD95 in mm of two masks that have voxels."""
+    surface_distance = _surface_distance()
+    box = _bounding_box(found | truth)
+    distances = surface_distance.compute_surface_distances(truth[box], found[box], spacing_mm)
+    share = surface_distance.compute_surface_dice_at_tolerance(distances, TOLERANCE_MM)
+    return float(share), float(surface_distance.compute_robust_hausdorff(distances, 95.0))
+
+
+def _surface_distance() -> Any:
+    try:
+        import surface_distance
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(
+            f"evaluate needs {error.name}; pip install 'segmate-cli[evaluate]'."
+        ) from error
+    return surface_distance
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """The box around a mask with a voxel to spare, so that its surface closes."""
+
+    def sides() -> Iterator[slice]:
+        for axis in range(mask.ndim):
+            others = tuple(n for n in range(mask.ndim) if n != axis)
+            hit = np.flatnonzero(mask.any(axis=others))
+            yield slice(max(0, int(hit[0]) - 1), int(hit[-1]) + 2)
+
+    return tuple(sides())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
