@@ -32,6 +32,8 @@ def predict(args: Namespace) -> ExitCode:
         check_hu=not args.no_hu_check,
     )
     scans.check_label_output(output, overwrite=args.overwrite, inputs=(path,))
+    if args.itksnap:
+        files.check_output(sidecar.itksnap_path(output), overwrite=args.overwrite)
     watch = pipeline.Stopwatch()
     with watch.stage("load_model"):
         model = pipeline.ensure_loaded(args.model, options)

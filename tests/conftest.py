@@ -31,7 +31,6 @@ def threshold_network(channels: int = 1, slices: int = 3) -> bytes:
 
     With a window that maps HU -1000..400 to -1..1, channel 0 is "denser than -300 HU".
     """
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     weight = np.zeros((channels, slices, 1, 1), np.float32)
@@ -43,6 +42,36 @@ def threshold_network(channels: int = 1, slices: int = 3) -> bytes:
         [helper.make_tensor_value_info("slices", TensorProto.FLOAT, ["n", slices, "h", "w"])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", channels, "h", "w"])],
         [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def position_network() -> bytes:
+    """As ``threshold_network(1)``, less 20 * slice_position where that is known (not negative)."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.zeros((1, 3, 1, 1), np.float32)
+    weight[:, 1] = 10.0
+    constants = {"weight": weight, "twenty": np.full(1, 20.0, np.float32)}
+    constants["shape"] = np.array([-1, 1, 1, 1])
+    nodes = [
+        helper.make_node("Conv", ["slices", "weight"], ["plain"]),
+        helper.make_node("Relu", ["slice_position"], ["known"]),
+        helper.make_node("Mul", ["known", "twenty"], ["less"]),
+        helper.make_node("Reshape", ["less", "shape"], ["less_4d"]),
+        helper.make_node("Sub", ["plain", "less_4d"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "position",
+        [
+            helper.make_tensor_value_info("slices", TensorProto.FLOAT, ["n", 3, "h", "w"]),
+            helper.make_tensor_value_info("slice_position", TensorProto.FLOAT, ["n"]),
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 1, "h", "w"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return bytes(model.SerializeToString())

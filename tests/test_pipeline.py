@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import asymmetric_shape, threshold_network, voxel_centres_mm, write_bundle
+from conftest import (
+    asymmetric_shape,
+    position_network,
+    threshold_network,
+    voxel_centres_mm,
+    write_bundle,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_geometry import directions
@@ -185,3 +191,39 @@ def test_neighbours_repeat_the_ends(slices, steps):
     planes = [np.full((1, 1), n, np.float32) for n in range(slices)]
     got = [[int(v) for v in stack.ravel()] for stack in neighbour_stacks(iter(planes), steps)]
     assert got == [[min(max(n + s, 0), slices - 1) for s in steps] for n in range(slices)]
+
+
+def position_bundle(folder, rule):
+    return write_bundle(
+        folder,
+        position_network(),
+        network__takes_slice_position=True,
+        preprocessing__slice_position=rule,
+    )
+
+
+def bar(first, last) -> Volume:
+    """Ten slices of air with a bar of tissue from slice ``first`` to ``last``."""
+    hu = np.full((10, 8, 8), -1000, np.int16)
+    hu[first : last + 1] = 400
+    return Volume(hu, Geometry(np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]], hu.shape))
+
+
+def test_without_a_known_position_film_is_the_identity(tmp_path):
+    labels = predict(bar(2, 8), position_bundle(tmp_path / "none", "none"))
+    assert labels.run["slice_position"] == {"rule": "none"}
+    assert labels.values.any(axis=(1, 2)).tolist() == [False] * 2 + [True] * 7 + [False]
+
+
+def test_the_slice_position_is_estimated_in_a_first_pass(tmp_path):
+    labels = predict(bar(2, 8), position_bundle(tmp_path / "estimate", "estimate"))
+    assert labels.run["slice_position"] == {"rule": "estimate", "first": 2, "last": 8}
+    # Positions 0, 1/6, 2/6, 3/6 ...: the logit 10 - 20 * position stays over 0 below one half.
+    assert np.flatnonzero(labels.values.any(axis=(1, 2))).tolist() == [2, 3, 4]
+
+
+def test_a_position_that_cannot_be_estimated_is_said(tmp_path):
+    folder = position_bundle(tmp_path / "estimate", "estimate")
+    labels = predict(bar(4, 4), folder)
+    assert labels.run["slice_position"] == {"rule": "estimate", "first": None, "last": None}
+    assert labels.values.any(axis=(1, 2)).tolist() == [n == 4 for n in range(10)]
