@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -23,7 +24,8 @@ from segmate_cli.errors import EngineMissingError, MemoryCapError, ModelError, U
 FloatArray = npt.NDArray[np.float32]
 EngineChoice = Literal["auto", "onnx", "torchscript", "pt2"]
 
-_PACKAGES = {"onnx": "onnxruntime", "torchscript": "torch", "pt2": "torch"}
+# Best first.
+_PACKAGES: dict[Engine, str] = {"onnx": "onnxruntime", "torchscript": "torch", "pt2": "torch"}
 _REMEDY = {
     "onnxruntime": "pip install 'segmate-cli[cpu]' (or [gpu])",
     "torch": "pip install 'segmate-cli[torch]'",
@@ -87,18 +89,21 @@ def load_model(
         EngineMissingError: The engine or device is not installed or cannot be reached.
         ModelError: The file is damaged, or its inputs and outputs do not fit the manifest.
     """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads: there must be at least 1.")
     count = threads or usable_cpus()
-    chosen, where = _choose(bundle, engine, device)
-    network_file = bundle.network_file(chosen)
-    if network_file is None:
-        have = ", ".join(each.engine for each in bundle.manifest.network.files)
-        raise EngineMissingError(
-            f"{bundle.location}: the bundle has no network for {chosen}, only for {have}; "
-            "choose that engine, or convert the checkpoint again."
-        )
+    network_file, where = _choose(bundle, engine, device)
+    chosen = network_file.engine
     data = bundle.read_network(network_file)
     build = _load_onnx if chosen == "onnx" else _load_torch
-    runner = build(bundle, chosen, data, where, count)
+    try:
+        runner = build(bundle, chosen, data, where, count)
+    except EngineMissingError:
+        if device != "auto" or where == "cpu":
+            raise
+        # An engine built for CUDA offers it on machines without a driver, too.
+        where = "cpu"
+        runner = build(bundle, chosen, data, where, count)
     model = LoadedModel(bundle, network_file, chosen, where, count, runner)
     _try_out(model)
     return model
@@ -111,22 +116,18 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def engines_installed() -> dict[str, bool]:
+def engines_installed() -> dict[Engine, bool]:
     """Which engines have their package, without importing it."""
     return {name: _has(package) for name, package in _PACKAGES.items()}
 
 
-def cuda_reachable(engine: str) -> bool:
+def cuda_reachable(engine: Engine) -> bool:
     """Whether an installed engine can use a CUDA device here."""
     if not _has(_PACKAGES[engine]):
         return False
     if engine == "onnx":
-        import onnxruntime
-
-        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    import torch
-
-    return bool(torch.cuda.is_available())
+        return "CUDAExecutionProvider" in _import("onnxruntime").get_available_providers()
+    return bool(_import("torch").cuda.is_available())
 
 
 def _has(package: str) -> bool:
@@ -135,30 +136,53 @@ def _has(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _choose(bundle: Bundle, engine: EngineChoice, device: str) -> tuple[Engine, str]:
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
+def _import(package: str) -> Any:
+    """Import an engine's package, which may be installed and yet broken."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, OSError) as error:
+        raise EngineMissingError(
+            f"{package} is installed but cannot be imported ({_one_line(error)}); "
+            f"install it again: {_REMEDY[package]}."
+        ) from error
+
+
+def _choose(bundle: Bundle, engine: EngineChoice, device: str) -> tuple[NetworkFile, str]:
+    """The network file and the device, ``cpu`` or ``cuda:N``."""
+    if re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device) is None:
         raise UsageError(f"unknown device '{device}'; use auto, cpu, cuda or cuda:N.")
-    in_bundle = [each.engine for each in bundle.manifest.network.files]
-    asked: list[Engine] = in_bundle if engine == "auto" else [engine]
-    reach = [name for name in asked if _has(_PACKAGES[name])]
-    if not reach:
-        wanted = dict.fromkeys(_PACKAGES[name] for name in asked)
-        how = " or ".join(_REMEDY[package] for package in wanted)
-        raise EngineMissingError(
-            f"no engine for {' or '.join(asked)} networks is installed; {how}."
-        )
-    if kind in ("auto", "cuda"):
-        with_cuda = [name for name in reach if cuda_reachable(name)]
+    reach = _within_reach(bundle, engine)
+    if device != "cpu":
+        with_cuda = [each for each in reach if cuda_reachable(each.engine)]
         if with_cuda:
-            return with_cuda[0], f"cuda:{number or 0}"
-    if kind == "cuda":
+            return with_cuda[0], f"cuda:{int(device.partition(':')[2] or 0)}"
+    if device.startswith("cuda"):
         raise EngineMissingError(
-            f"--device {device}: no CUDA device is reachable with {', '.join(reach)}; install "
-            "'segmate-cli[gpu]' in place of [cpu] on a machine with an NVIDIA driver, or choose "
-            "--device cpu."
+            f"--device {device}: no CUDA device is reachable with "
+            f"{', '.join(each.engine for each in reach)}; install 'segmate-cli[gpu]' in place of "
+            "[cpu] on a machine with an NVIDIA driver, or choose --device cpu."
         )
     return reach[0], "cpu"
+
+
+def _within_reach(bundle: Bundle, engine: EngineChoice) -> list[NetworkFile]:
+    """The bundle's files of the engine asked for whose package is installed, best first."""
+    if engine != "auto" and engine not in _PACKAGES:
+        raise UsageError(f"unknown engine '{engine}'; use auto, {', '.join(_PACKAGES)}.")
+    files = [bundle.network_file(name) for name in _PACKAGES if engine in ("auto", name)]
+    there = [each for each in files if each is not None]
+    if not there:
+        have = ", ".join(each.engine for each in bundle.manifest.network.files)
+        raise EngineMissingError(
+            f"{bundle.location}: the bundle has no network for {engine}, only for {have}; "
+            "choose that engine, or convert the checkpoint again."
+        )
+    reach = [each for each in there if _has(_PACKAGES[each.engine])]
+    if not reach:
+        names = " or ".join(each.engine for each in there)
+        how = " or ".join(dict.fromkeys(_REMEDY[_PACKAGES[each.engine]] for each in there))
+        raise EngineMissingError(f"no engine for {names} networks is installed; {how}.")
+    return reach
 
 
 class _OnnxRunner:
@@ -172,14 +196,22 @@ class _OnnxRunner:
             feed["slice_position"] = positions
         try:
             (logits,) = self._session.run(["logits"], feed)
-        except (RuntimeError, ValueError) as error:  # onnxruntime's errors derive from these
+            return np.asarray(logits, dtype=np.float32)
+        except (*_onnx_errors(), RuntimeError, ValueError, TypeError) as error:
             raise _run_error(error) from error
-        return np.asarray(logits, dtype=np.float32)
+
+
+def _onnx_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's own errors, which share no base but Exception."""
+    module = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    found = (value for value in vars(module).values() if isinstance(value, type))
+    return tuple(kind for kind in found if issubclass(kind, Exception))
 
 
 def _load_onnx(bundle: Bundle, engine: Engine, data: bytes, device: str, threads: int) -> Runner:
-    import onnxruntime
+    import warnings
 
+    onnxruntime = _import("onnxruntime")
     if _has_external_data(data):
         raise ModelError(f"{bundle.location}: the ONNX file keeps weights outside itself; refused.")
     options = onnxruntime.SessionOptions()
@@ -191,25 +223,34 @@ def _load_onnx(bundle: Bundle, engine: Engine, data: bytes, device: str, threads
     providers: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu":
         providers = [("CUDAExecutionProvider", {"device_id": device.partition(":")[2]})]
+    no_cuda = (
+        f"--device {device}: ONNX Runtime could not start CUDA there (no such device, or driver, "
+        "CUDA or cuDNN missing); run 'segmate doctor', or choose --device cpu."
+    )
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=providers)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a missing provider: asked for below
+            # Its own fallback to the CPU would be silent but for words on stdout.
+            session = onnxruntime.InferenceSession(
+                data, options, providers=providers, enable_fallback=0
+            )
+    except (*_onnx_errors(), RuntimeError, ValueError) as error:
+        if device != "cpu" and "CUDA" in str(error):
+            raise EngineMissingError(no_cuda) from error
         raise ModelError(
             f"{bundle.location}: ONNX Runtime cannot load the network ({_one_line(error)})."
         ) from error
     if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
-        raise EngineMissingError(
-            f"--device {device}: ONNX Runtime could not start CUDA there (driver, CUDA or cuDNN "
-            "missing); run 'segmate doctor', or choose --device cpu."
-        )
+        raise EngineMissingError(no_cuda)
     _check_onnx_inputs(bundle, session)
     version = onnxruntime.__version__
     return _OnnxRunner(session, f"ONNX Runtime {version} on {device}, {threads} threads")
 
 
 def _has_external_data(data: bytes) -> bool:
-    # TensorProto.external_data holds the key "location" (field 13, then the StringStringEntry).
-    return b"\x0a\x08location\x12" in data
+    # The key (field 1 of a StringStringEntry) under which TensorProto.external_data names a file;
+    # its value may stand before or after it.
+    return b"\x0a\x08location" in data
 
 
 def _check_onnx_inputs(bundle: Bundle, session: Any) -> None:
@@ -245,8 +286,12 @@ class _TorchRunner:
 def _load_torch(bundle: Bundle, engine: Engine, data: bytes, device: str, threads: int) -> Runner:
     import warnings
 
-    import torch
-
+    torch = _import("torch")
+    if device != "cpu" and int(device.partition(":")[2]) >= torch.cuda.device_count():
+        raise EngineMissingError(
+            f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices, counted "
+            "from 0; choose one of them, or --device cpu."
+        )
     torch.set_num_threads(threads)
     try:
         with warnings.catch_warnings():
@@ -269,19 +314,23 @@ def _wants_position(manifest: Manifest) -> bool:
 
 
 def _try_out(model: LoadedModel) -> None:
-    """Run one tiny batch, so that a network that does not fit fails before a scan is read."""
+    """Run a small batch, so that a network that does not fit fails before a scan is read.
+
+    Two slices that are no squares: a network exported for one size or batch must not pass.
+    """
     manifest = model.manifest
-    size = max(32, manifest.preprocessing.padding.multiple)
-    neighbours = len(manifest.preprocessing.neighbours_mm)
-    slices = np.full((1, neighbours, size, size), manifest.preprocessing.padding.value, np.float32)
-    positions = np.full(1, -1.0, np.float32) if _wants_position(manifest) else None
+    multiple = manifest.preprocessing.padding.multiple
+    rows = -(-32 // multiple) * multiple
+    shape = (2, len(manifest.preprocessing.neighbours_mm), rows, rows + multiple)
+    slices = np.full(shape, manifest.preprocessing.padding.value, np.float32)
+    positions = np.full(2, -1.0, np.float32) if _wants_position(manifest) else None
     try:
         logits = model.runner.run(slices, positions)
     except ModelError as error:
         raise ModelError(
             f"{model.bundle.location}: the network does not take what its manifest says: {error}"
         ) from error
-    want = (1, manifest.network.channels, size, size)
+    want = (2, manifest.network.channels, *shape[2:])
     if logits.shape != want:
         raise ModelError(
             f"{model.bundle.location}: the network gives {logits.shape} where its manifest says "
