@@ -21,8 +21,6 @@ from training.cases import ORGANS, Case
 
 SLICE_MM = 3.0
 _STRIDE = 32
-#: Channels after mirroring: left and right organs change places.
-MIRRORED_CHANNELS = (1, 0, 2, 3, 4, 5, 6, 7, 9, 8, 10)
 
 
 def load_network(path: Path) -> nn.Module:
@@ -61,25 +59,23 @@ def slice_logits(
     return torch.cat(result).transpose(0, 1)
 
 
+@torch.inference_mode()
 def averaged_logits(network: nn.Module, slices: Tensor, zooms: tuple[float, ...]) -> Tensor:
-    """Mean logits over mirrored copies (sides exchanged) and magnified ones."""
+    """Mean logits over magnified copies of the slices.
+
+    Mirrored copies are no help: nobody's liver lies on the left, and the networks know it.
+    """
     total: Tensor | None = None
     for zoom in zooms:
-        for mirrored in (False, True):
-            view = slices.flip(2) if mirrored else slices
-            if zoom != 1.0:
-                size = [round(side * zoom / _STRIDE) * _STRIDE for side in view.shape[1:]]
-                view = F.interpolate(view[None], size, mode="bilinear", align_corners=False)[0]
-            logits = slice_logits(network, view, bfloat16=True)
-            if zoom != 1.0:
-                shape = tuple(slices.shape[1:])
-                logits = F.interpolate(logits, shape, mode="bilinear", align_corners=False)
-            if mirrored:
-                logits = logits.flip(3)[list(MIRRORED_CHANNELS)]
-            total = logits if total is None else total.add_(logits)
+        size = [round(side * zoom / _STRIDE) * _STRIDE for side in slices.shape[1:]]
+        view = F.interpolate(slices[None], size, mode="bilinear", align_corners=False)[0]
+        logits = slice_logits(network, view, bfloat16=True)
+        shape = tuple(slices.shape[1:])
+        logits = F.interpolate(logits, shape, mode="bilinear", align_corners=False)
+        total = logits if total is None else total.add_(logits)
     if total is None:
         raise ValueError("averaged_logits needs at least one magnification")
-    return total / (2 * len(zooms))
+    return total / len(zooms)
 
 
 def decide(logits: Tensor) -> NDArray[np.uint8]:
