@@ -26,10 +26,10 @@ from _phantom.tables import LABELS
 
 __all__ = ["LABELS", "Phantom", "make_phantom", "write_nifti"]
 
-DEFAULT_EXTENT_MM = (420.0, 288.0, 384.0)
+DEFAULT_EXTENT_MM = (420.0, 300.0, 384.0)
 """Field of view (slices, rows, columns): from the shoulders to just below the iliac crest."""
 
-CENTER_MM = (0.0, -36.0, 2.0)
+CENTER_MM = (0.0, -46.0, 2.0)
 """What the field of view is centred on: x, y, z in the phantom's frame."""
 
 AIR_HU = -1000.0

@@ -23,7 +23,7 @@ def draw_liver(p: Patient) -> None:
         ),
         (
             column([(z, 0, -20, 32, 36) for z in (-200.0, 20.0)]),
-            Ellipsoid((-70, -8, -120), (38, 38, 58)),
+            Ellipsoid((-66, -10, -118), (33, 33, 58)),
         ),
         16,
     )
@@ -47,8 +47,8 @@ def draw_liver(p: Patient) -> None:
 
 def draw_spleen(p: Patient) -> None:
     """A crescent between the left flank, the dome and the stomach."""
-    outer = Ellipsoid(p.near((94, -10, -52)), p.sized((50, 62, 54)), turned(16))
-    hollow = Ellipsoid(p.near((58, -48, -66)), (40, 50, 62), turned(16))
+    outer = Ellipsoid(p.near((92, -12, -48)), p.sized((52, 62, 54)), turned(16))
+    hollow = Ellipsoid(p.near((44, -54, -70)), (37, 47, 50), turned(16))
     spleen = p.bumpy(Common((Grown(p.shapes["abdomen"], 1), outer), (hollow,), 10), 1.2, 50)
     p.paint(Grown(spleen, 1.2), "visceral_fat")
     p.paint(spleen, "spleen", "spleen", texture_hu=3, grain_mm=7)
@@ -57,8 +57,8 @@ def draw_spleen(p: Patient) -> None:
 def draw_kidneys(p: Patient) -> None:
     """Beans beside the psoas in their own fat, with cortex, medulla, sinus and pelvis."""
     for side, key, at in (
-        (1, "kidney_left", (66, -12, -98)),
-        (-1, "kidney_right", (-66, -12, -116)),
+        (1, "kidney_left", (66, -12, -104)),
+        (-1, "kidney_right", (-66, -12, -118)),
     ):
         x, y, z = p.near(at, 4)
         a, b, c = p.sized((27, 25, 55), 0.08)
@@ -73,12 +73,12 @@ def draw_kidneys(p: Patient) -> None:
         bean = p.bumpy(Common((body,), (hilum,), 8), 0.8, 40)
         p.paint(Grown(bean, 2.5), "visceral_fat")
         p.paint(bean, "kidney", key)
+        pyramids = Above(p.waves(13, 18, 6), 0.35, 5)
+        core = Grown(bean, -6)
         if p.contrast:
-            pyramids = Above(p.waves(13, 18, 6), 0.35, 5)
-            core = Grown(bean, -6)
             p.paint(Common((core, pyramids)), "spleen", None)
         sinus = Ellipsoid((x - side * 11, y - 5, z), (10, 7, 24), axes)
-        p.paint(Common((sinus,), (), 2), "visceral_fat", None)
+        p.paint(sinus, "visceral_fat")
         p.paint(
             tube(
                 [
@@ -89,7 +89,6 @@ def draw_kidneys(p: Patient) -> None:
                 ]
             ),
             "urine",
-            None,
         )
 
 

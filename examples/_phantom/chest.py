@@ -10,10 +10,12 @@ from .tables import (
     AORTIC_BRANCHES,
     CAVA_INFERIOR,
     CAVA_SUPERIOR,
+    CORONARY_GROOVE,
     MEDIASTINUM,
     PULMONARY_LEFT,
     PULMONARY_RIGHT,
     PULMONARY_TRUNK,
+    SEPTAL_GROOVE,
 )
 
 
@@ -53,7 +55,7 @@ def draw_lungs(p: Patient) -> None:
     )
     p.shapes.update(dome=dome, lungs=lungs)
     p.paint(Common((dome, cavity)), "muscle")
-    inside = Shared(Common((Grown(dome, -3), Grown(cavity, -0.5)), seam_mm=4))
+    inside = Shared(Common((Grown(dome, -2.5), Grown(cavity, -0.5)), seam_mm=4))
     p.shapes["abdomen"] = inside
     p.paint(inside, "visceral_fat", texture_hu=7, grain_mm=7)
     for key, side in (("lung_left", 1), ("lung_right", -1)):
@@ -141,6 +143,8 @@ def draw_heart(p: Patient) -> None:
     p.paint(heart, "myocardium", "heart", texture_hu=4)
     grooves = Above(p.waves(40, 80, 6), 1.35, 10)
     p.paint(Common((heart, grooves), (Grown(p.shapes["heart"], -7),)), "visceral_fat", None)
+    groove = Joined((tube(CORONARY_GROOVE, 4), tube(SEPTAL_GROOVE, 4)))
+    p.paint(Common((heart, groove)), "visceral_fat", None)
     for name in ("lv", "rv", "ra", "la", "rvot"):
         p.paint(Common((p.shapes[name], Grown(heart, -2.5)), seam_mm=4), "blood", None, 5, 12)
 

@@ -88,17 +88,17 @@ class Patient:
     rng: np.random.Generator = field(init=False)
     layers: list[Layer] = field(default_factory=list)
     fatness: float = field(init=False)
+    hu: dict[str, float] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Draw what the whole body shares."""
         self.rng = np.random.default_rng([self.seed, 2602])
+        # Drawn for every tissue, whatever is asked for: options do not change the anatomy.
+        for tissue, means in TISSUES.items():
+            gain, offset = self.rng.normal(1, 0.02), self.rng.normal(0, 1.5)
+            self.hu[tissue] = float(means[int(self.contrast)] * gain + offset)
         self.fatness = float(self.rng.uniform(0.97, 1.09))
-
-    def hu(self, tissue: str) -> float:
-        """Return a tissue's mean HU in this patient (varies by 3 %, and 2 HU)."""
-        mean = TISSUES[tissue][int(self.contrast)]
-        return float(mean * self.rng.normal(1, 0.02) + self.rng.normal(0, 1.5))
 
     def near(self, point: Sequence[float], mm: float = 3.0) -> Vector:
         """Return a point moved by up to `mm` along each axis."""
@@ -133,7 +133,7 @@ class Patient:
         """Add a layer; `label` is an organ's key, 0 to clear labels or None to keep them."""
         value = LABELS[label] if isinstance(label, str) else label
         grain = self.waves(grain_mm, grain_mm * 3, 5) if texture_hu else None
-        self.layers.append(Layer(shape, self.hu(tissue), value, texture_hu, grain))
+        self.layers.append(Layer(shape, self.hu[tissue], value, texture_hu, grain))
 
 
 def unit(v: Sequence[float] | npt.NDArray[np.floating]) -> Vector:

@@ -25,8 +25,8 @@ def draw_wall(p: Patient) -> None:
     cavity = Shared(p.bumpy(cage, 1.2, 150))
     p.shapes.update(body=body, hull=hull, cavity=cavity)
     if p.table:
-        arc = column([(z, 0, 84 * grow - 640, 640, 640) for z in (-2000.0, 0.0, 2000.0)])
-        top = Common((Grown(arc, 16), Plane((0, -20, 0), (0, -1, 0))))
+        arc = column([(z, 0, 82 * grow - 640, 640, 640) for z in (-2000.0, 0.0, 2000.0)])
+        top = Common((Grown(arc, 16), Plane((0, -20, 0), (0, -1, 0))), (arc,))
         p.paint(top, "table")
         p.paint(Grown(top, -2.5), "foam")
     p.paint(body, "skin")
