@@ -1,7 +1,8 @@
 """The phantom's numbers: tissues, labels and the courses of what is long and thin.
 
 Millimetres in LPS (x to the Left, y to Posterior, z to Superior) with the liver's top near z = 0
-and the spinal canal near x = y = 0. They follow textbook anatomy; none is taken from a scan.
+and the spinal canal near x = y = 0. The numbers are set by hand: rounded, with proportions
+that were compared with labelled bodies; no scan's voxels or contours went into them.
 """
 
 from __future__ import annotations
