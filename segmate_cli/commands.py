@@ -18,7 +18,6 @@ from segmate_cli.volume import Volume
 def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
     from segmate_cli import pipeline, report, scans, sidecar
-    from segmate_cli.resample import ModelGrid
 
     style: console.ProgressStyle = "none" if args.quiet else args.progress
     path, output = Path(args.scan), Path(args.output)
@@ -40,27 +39,14 @@ def predict(args: Namespace) -> ExitCode:
     pipeline.select_values(model.manifest, options.organs)
     _say(args, f"{model.manifest.title} ({model.runner.description})")
     with console.progress(style) as progress:
-        with watch.stage("read"):
+        with watch.stage("find"):
             scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
-            grid = ModelGrid.fit(scan.geometry, model.manifest.preprocessing)
-            to_read = 2 * scan.geometry.voxels  # int16
-            pipeline.choose_batch(model, grid, scan.geometry.shape, options, to_read)
-            volume = scan.read()
-        progress("read", 1, 1)
-        with watch.stage("hash"):
-            digest = sidecar.voxels_sha256(volume.hu)
-        labels = pipeline.predict(volume, model, options, progress)
-        scans.save(
-            labels,
-            output,
-            overwrite=args.overwrite,
-            pixels_sha256=digest,
-            seconds=watch.seconds,
-        )
+        labels = pipeline.segment(scan, model, options, progress)
+        scans.save(labels, output, overwrite=args.overwrite, seconds=watch.seconds)
         progress("write", 1, 1)
     if args.itksnap:
         files.write_text(sidecar.itksnap_path(output), report.itksnap_labels(labels.organs))
-    for warning in (labels.run or {}).get("warnings", ()):
+    for warning in labels.run["warnings"]:
         _say(args, f"warning: {warning}")
     print(output)
     return ExitCode.DONE

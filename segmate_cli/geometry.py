@@ -142,6 +142,13 @@ class Reorientation:
             flips.append(lps_have[old][1] != sign)
         return cls((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
 
+    def inverse(self) -> Reorientation:
+        """The turn that undoes this one."""
+        axes, flips = [0, 0, 0], [False] * 3
+        for new, (old, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            axes[old], flips[old] = new, flip
+        return Reorientation((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
+
     def view(self, array: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
         """The array with its axes turned; a view, so writing to it writes to ``array``."""
         k, j, i = (slice(None, None, -1 if flip else None) for flip in self.flips)

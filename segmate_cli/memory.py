@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 from segmate_cli.errors import UsageError
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 # Compression buffers, tables and what the allocator keeps: measured, rounded up.
 _SLACK_BYTES = 40 * 10**6
 
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``2GB``, ``500MB`` or ``1.5GiB``; UsageError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
-    if match is None or float(match[1]) <= 0:
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]I?)?B?\s*", text.upper())
+    size = int(Decimal(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if size < 1:
         raise UsageError(f"'{text}' is no size; write it like 500MB or 2GB.")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    return size
 
 
 def human(size: float) -> str:
     """A size for people, rounded up so that it can be given back as a cap."""
-    megabytes = -(-int(size) // 10**6)
-    return f"{megabytes} MB" if megabytes < 10_000 else f"{-(-megabytes // 100) / 10:g} GB"
+    megabytes = -(-math.ceil(size) // 10**6)
+    return f"{megabytes} MB" if megabytes < 10_000 else f"{-(-megabytes // 100) / 10:.1f} GB"
 
 
 def resident_bytes() -> int:
@@ -54,11 +58,21 @@ def available_bytes() -> int | None:
     return min(free) if free else None
 
 
-def fixed_need(shape: tuple[int, int, int], grid_shape: tuple[int, int, int]) -> int:
-    """Bytes a run needs beside the scan and the batches: labels on both grids, and slack."""
-    voxels = shape[0] * shape[1] * shape[2]
+def fixed_need(
+    scan_shape: tuple[int, int, int], grid_shape: tuple[int, int, int], *, streams: bool
+) -> int:
+    """Bytes a run needs beside the batches, over what it holds before the scan is read.
+
+    Args:
+        scan_shape: Slices, rows and columns of the scan.
+        grid_shape: The same on the model's grid.
+        streams: Whether slices can flow; else the scan (int16) and its labels lie in memory.
+    """
+    plane = scan_shape[1] * scan_shape[2]
     on_grid = grid_shape[0] * grid_shape[1] * grid_shape[2]
-    return voxels + 3 * on_grid + _SLACK_BYTES
+    whole = 0 if streams else 3 * plane * scan_shape[0]
+    # Labels on the grid, the copy that clean-up makes of an organ, and float slices in use.
+    return 3 * on_grid + 24 * plane + whole + _SLACK_BYTES
 
 
 def _meminfo_available() -> int | None:

@@ -6,6 +6,7 @@ the end of a gzip file is always reached. The source of the header layout is NIf
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from segmate_cli import files
 from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError
 from segmate_cli.geometry import Geometry, geometry_from_ras, ras_affine
 from segmate_cli.organs import Organ, foreign_organ
-from segmate_cli.volume import Labels, NiftiSource, Volume
+from segmate_cli.volume import Hounsfield, LabelMap, Labels, NiftiSource, Scan, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -99,28 +100,42 @@ def open_nifti(path: Path, *, assume_ras: bool = False) -> NiftiFile:
     )
 
 
+def as_scan(file: NiftiFile) -> Scan:
+    """The scan in a file, ready to be read slice by slice."""
+    source = NiftiSource(file.path, file.header, file.ndim)
+    return Scan(file.geometry, lambda: hu_planes(file), source, file.warnings)
+
+
 def read_volume(file: NiftiFile) -> Volume:
-    """Read a scan's voxels as int16 HU.
+    """Read all of a scan's voxels; errors as ``hu_planes``."""
+    return as_scan(file).read()
+
+
+def hu_planes(file: NiftiFile) -> Iterator[Hounsfield]:
+    """Yield a scan's slices as int16 HU; values are rounded, and clipped to what int16 holds.
 
     Raises:
         UnreadableError: The file is cut or damaged.
-        NotHounsfieldError: NaN or infinite voxels, with their count.
+        NotHounsfieldError: NaN or infinite voxels, with their count in the whole file.
     """
-    hu = np.empty(file.geometry.shape, dtype=np.int16)
     not_finite = 0
-    for k, values in enumerate(_slices(file)):
+    for values in _slices(file):
+        if values.dtype == np.int16:
+            yield values
+            continue
         if values.dtype.kind == "f":
-            finite = np.isfinite(values)
-            not_finite += int(values.size - np.count_nonzero(finite))
-            values = np.rint(np.where(finite, values, 0.0))
-        hu[k] = np.clip(values, _INT16.min, _INT16.max)
+            not_finite += int(values.size - np.count_nonzero(np.isfinite(values)))
+            if not_finite:
+                continue  # there is nothing to yield any more, only to count
+            values = np.rint(values)
+        else:
+            values = values.astype(np.int64)  # NumPy 2 does not clip uint8 at -32768
+        yield np.clip(values, _INT16.min, _INT16.max).astype(np.int16)
     if not_finite:
         raise NotHounsfieldError(
             f"{file.path}: {not_finite} voxels are NaN or infinite; replace them (by -1024 outside "
             "the body) before segmenting."
         )
-    source = NiftiSource(file.path, file.header, file.ndim)
-    return Volume(hu, file.geometry, source, file.warnings)
 
 
 def read_labels(file: NiftiFile, names: dict[int, Organ] | None = None) -> Labels:
@@ -155,8 +170,11 @@ def label_names(file: NiftiFile) -> dict[int, Organ]:
     return {}
 
 
-def write_labels(labels: Labels, path: Path) -> None:
+def write_labels(labels: LabelMap, path: Path) -> str:
     """Write a label map on its scan's grid, with names and colours in the header.
+
+    Returns:
+        sha256 of the voxels, little-endian in (k, j, i) order.
 
     The header repeats the scan's shape, sform, qform, their codes and units; texts and extensions
     of the scan, which may name a patient, are left out.
@@ -165,12 +183,16 @@ def write_labels(labels: Labels, path: Path) -> None:
         OutputError: The file cannot be written.
     """
     header = _label_header(labels)
+    digest = hashlib.sha256()
     compress = path.name.lower().endswith(".gz")
     with files.write_atomically(path) as raw, _writer(raw, compress) as stream:
         header.write_to(stream)  # writes the extension flag and the extensions, too
         stream.write(b"\x00" * (int(header["vox_offset"]) - stream.tell()))
-        for values in labels.values:
-            stream.write(np.ascontiguousarray(values).data)
+        for plane in labels.planes():
+            data = np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<")).data
+            digest.update(data)
+            stream.write(data)
+    return digest.hexdigest()
 
 
 def _load_header(path: Path) -> Any:
@@ -323,7 +345,7 @@ def _gzip_module() -> Any:
     return igzip
 
 
-def _label_header(labels: Labels) -> Any:
+def _label_header(labels: LabelMap) -> Any:
     import nibabel
 
     if isinstance(labels.source, NiftiSource):
@@ -340,7 +362,7 @@ def _label_header(labels: Labels) -> Any:
         header.set_sform(ras_affine(labels.geometry), code=1)
         header.set_qform(ras_affine(labels.geometry), code=1, strip_shears=True)
         header.set_xyzt_units("mm")
-    header.set_data_dtype(labels.values.dtype)
+    header.set_data_dtype(labels.dtype)
     header.set_slope_inter(1.0, 0.0)
     header["cal_min"] = header["cal_max"] = header["vox_offset"] = 0
     header.set_intent("label")

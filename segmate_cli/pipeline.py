@@ -1,17 +1,20 @@
 """The one pipeline: HU on the model's grid, triplets, batches, logits, labels, back to the scan.
 
-In memory are the scan (int16), the labels (uint8) and one batch of logits; never a float copy of
-the scan and never all logits.
+Slices flow: in memory are those in use, one batch of logits and the labels on the model's grid;
+never a float copy of the scan and never all logits.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +25,11 @@ from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
 from segmate_cli.engines import EngineChoice, FloatArray, LoadedModel, load_model
 from segmate_cli.errors import MemoryCapError, ModelError, UsageError
-from segmate_cli.hounsfield import check_hu
+from segmate_cli.geometry import Geometry
+from segmate_cli.hounsfield import HuCensus, check_hu
+from segmate_cli.organs import Organ
 from segmate_cli.resample import ModelGrid
-from segmate_cli.volume import Labels, Volume
+from segmate_cli.volume import Hounsfield, Labels, LabelValues, Scan, Source, Volume
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -72,13 +77,48 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+@dataclass(frozen=True, slots=True)
+class GridLabels:
+    """Labels on the model's grid, and how they go back to the scan's; a ``LabelMap``.
+
+    Attributes:
+        on_grid: (slices, rows, columns) uint8 on the model's grid.
+        grid: How that lies on the scan.
+        geometry: The scan's.
+        organs: Label value to organ.
+        source: The scan.
+        run: How the labels were made, as the sidecar says it.
+    """
+
+    on_grid: Uint8Array
+    grid: ModelGrid
+    geometry: Geometry
+    organs: dict[int, Organ]
+    source: Source | None
+    run: dict[str, Any]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return self.on_grid.dtype
+
+    def planes(self) -> Iterator[LabelValues]:
+        """The scan's own slices, labelled, one after the other."""
+        return self.grid.back_planes(self.on_grid)
+
+    def labels(self) -> Labels:
+        """The label map in memory."""
+        values = self.grid.back(self.on_grid)
+        return Labels(values, self.geometry, self.organs, self.source, self.run)
+
+
 def predict(
     volume: Volume,
     model: LoadedModel | Bundle | str | Path = DEFAULT_MODEL,
     options: PredictOptions | None = None,
     progress: Progress = no_progress,
 ) -> Labels:
-    """Segment a scan.
+    """Segment a scan in memory; ``segment`` does it slice by slice.
 
     Args:
         volume: From ``load``.
@@ -97,28 +137,84 @@ def predict(
         MemoryCapError: The work does not fit under the cap.
     """
     options = options or PredictOptions()
+    if options.check_hu:
+        check_hu(volume)  # before the network; ``segment`` knows only once it has seen all slices
+    return segment(volume.as_scan(), model, options, progress).labels()
+
+
+def segment(
+    scan: Scan,
+    model: LoadedModel | Bundle | str | Path = DEFAULT_MODEL,
+    options: PredictOptions | None = None,
+    progress: Progress = no_progress,
+) -> GridLabels:
+    """Segment a scan as its slices come; arguments and errors as ``predict``.
+
+    In memory are the slices in use, one batch, and the labels on the model's grid. A scan whose
+    stored slices lie across the model's (coronal or sagittal storage) is read as a whole first.
+    """
+    options = options or PredictOptions()
     watch = Stopwatch()
     with watch.stage("load_model"):
         loaded = ensure_loaded(model, options)
     wanted = select_values(loaded.manifest, options.organs)
-    with watch.stage("check_hu"):
-        warnings = (*volume.warnings, *(check_hu(volume) if options.check_hu else ()))
-    grid = ModelGrid.fit(volume.geometry, loaded.manifest.preprocessing)
-    batch_size = choose_batch(loaded, grid, volume.geometry.shape, options)
-    on_grid, position = _two_pass(volume, loaded, grid, batch_size, watch, progress)
+    grid = ModelGrid.fit(scan.geometry, loaded.manifest.preprocessing)
+    batch_size = choose_batch(loaded, grid, options)
+    tap = ScanTap(scan, grid, watch)
+    on_grid, position = _two_pass(tap, loaded, grid, batch_size, watch, progress)
+    warnings = (*scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
         clean_up(on_grid, loaded.manifest, grid.voxel_ml)
         on_grid[~np.isin(on_grid, wanted)] = 0
-    with watch.stage("back"):
-        values = grid.back(on_grid)
     table = loaded.manifest.organ_table()
-    return Labels(
-        values,
-        volume.geometry,
-        {value: table[value - 1] for value in wanted},
-        volume.source,
-        _run_record(loaded, options, batch_size, grid, position, watch, warnings),
-    )
+    run = {
+        "pixels_sha256": tap.sha256,
+        **_run_record(loaded, options, batch_size, grid, position, watch, warnings),
+    }
+    organs_of = {value: table[value - 1] for value in wanted}
+    return GridLabels(on_grid, grid, scan.geometry, organs_of, scan.source, run)
+
+
+class ScanTap:
+    """A scan's slices for the network, hashed and counted as they pass for the first time."""
+
+    def __init__(self, scan: Scan, grid: ModelGrid, watch: Stopwatch) -> None:
+        self._scan = scan
+        self._grid = grid
+        self._watch = watch
+        self._digest = hashlib.sha256()
+        self._census = HuCensus(scan.geometry.shape[0])
+        self.sha256: str | None = None
+
+    def planes(self) -> Iterator[Hounsfield]:
+        """Slices in the model's axes, in the order that ``ModelGrid.slices`` wants."""
+        stored = self._stored()
+        if self._grid.streams:
+            return (self._grid.turn_plane(plane) for plane in stored)
+        hu = np.empty(self._scan.geometry.shape, dtype=np.int16)
+        for k, plane in enumerate(stored):
+            hu[k] = plane
+        return iter(self._grid.turn.view(hu))
+
+    def verdict(self) -> tuple[str, ...]:
+        """What the HU look like, once all slices have passed; see ``HuCensus.verdict``."""
+        source = self._scan.source
+        return self._census.verdict(str(source.path) if source else "")
+
+    def _stored(self) -> Iterator[Hounsfield]:
+        planes = self._scan.planes()
+        for _ in range(self._scan.geometry.shape[0]):
+            with self._watch.stage("read"):
+                plane = next(planes)
+            if self.sha256 is None:
+                with self._watch.stage("hash"):
+                    self._digest.update(np.ascontiguousarray(plane, dtype="<i2").data)
+                with self._watch.stage("check_hu"):
+                    self._census.add(plane)
+            yield plane
+        with self._watch.stage("read"):  # whatever is wrong at the end of the file shows here
+            next(planes, None)
+        self.sha256 = self._digest.hexdigest()
 
 
 def ensure_loaded(model: LoadedModel | Bundle | str | Path, options: PredictOptions) -> LoadedModel:
@@ -136,21 +232,8 @@ def select_values(manifest: Manifest, words: Sequence[str] | None) -> tuple[int,
     return tuple(sorted(table.index(organ) + 1 for organ in chosen))
 
 
-def choose_batch(
-    loaded: LoadedModel,
-    grid: ModelGrid,
-    shape: tuple[int, int, int],
-    options: PredictOptions,
-    still_to_read_bytes: int = 0,
-) -> int:
+def choose_batch(loaded: LoadedModel, grid: ModelGrid, options: PredictOptions) -> int:
     """Slices a batch: what was asked for, or the most that is useful and fits under the cap.
-
-    Args:
-        loaded: The model.
-        grid: The model's grid on the scan.
-        shape: The scan's shape.
-        options: Batch size and cap.
-        still_to_read_bytes: Size of the scan, where it is not in memory yet.
 
     Raises:
         MemoryCapError: Not even one slice a batch fits; the message names the least cap that does.
@@ -161,18 +244,19 @@ def choose_batch(
     best = _CPU_BATCH if loaded.device == "cpu" else _GPU_BATCH
     wanted = min(options.batch_size or best, grid.shape[0])
     cap = options.memory_cap_bytes
-    if cap is None or loaded.device != "cpu":
+    if cap is None:
         return wanted
-    fixed = memory.resident_bytes() + memory.fixed_need(shape, grid.shape) + still_to_read_bytes
-    for size in range(wanted, 0, -1):
-        need = fixed + size * _slice_bytes(loaded.manifest, grid)
-        if need <= cap and (size == wanted or options.batch_size is None):
+    fixed = memory.resident_bytes() + memory.fixed_need(
+        grid.source_shape, grid.shape, streams=grid.streams
+    )
+    a_slice = _slice_bytes(loaded.manifest, grid) if loaded.device == "cpu" else 0
+    sizes = [wanted] if options.batch_size else range(wanted, 0, -1)
+    for size in sizes:
+        if fixed + size * a_slice <= cap:
             return size
-        if options.batch_size is not None:
-            break
     raise MemoryCapError(
         f"a memory cap of {memory.human(cap)} is too small for this scan: at least "
-        f"{memory.human(need)} is needed with a batch of {size}."
+        f"{memory.human(fixed + sizes[-1] * a_slice)} is needed with a batch of {sizes[-1]}."
     )
 
 
@@ -201,7 +285,7 @@ def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
 
 
 def _two_pass(
-    volume: Volume,
+    tap: ScanTap,
     loaded: LoadedModel,
     grid: ModelGrid,
     batch_size: int,
@@ -211,7 +295,7 @@ def _two_pass(
     """Labels on the model's grid, and how the slice position was known."""
     rule = loaded.manifest.preprocessing.slice_position
     unknown = np.full(grid.shape[0], -1.0, dtype=np.float32)
-    labels = _one_pass(volume, loaded, grid, batch_size, unknown, watch, progress)
+    labels = _one_pass(tap, loaded, grid, batch_size, unknown, watch, progress)
     if rule == "none":
         return labels, {"rule": rule}
     least_ml = loaded.manifest.preprocessing.slice_position_min_ml
@@ -221,12 +305,12 @@ def _two_pass(
         return labels, {"rule": rule, "first": None, "last": None}
     first, last = int(found[0]), int(found[-1])
     known = np.clip((np.arange(grid.shape[0]) - first) / (last - first), 0.0, 1.0)
-    labels = _one_pass(volume, loaded, grid, batch_size, known.astype(np.float32), watch, progress)
+    labels = _one_pass(tap, loaded, grid, batch_size, known.astype(np.float32), watch, progress)
     return labels, {"rule": rule, "first": first, "last": last}
 
 
 def _one_pass(
-    volume: Volume,
+    tap: ScanTap,
     loaded: LoadedModel,
     grid: ModelGrid,
     batch_size: int,
@@ -237,34 +321,33 @@ def _one_pass(
     manifest = loaded.manifest
     out = np.zeros(grid.shape, dtype=np.uint8)
     takes_position = manifest.network.takes_slice_position
-    stacks = neighbour_stacks(
-        _inputs(volume, grid, manifest.preprocessing, watch),
-        manifest.preprocessing.neighbour_steps(),
-    )
-    for start in range(0, grid.shape[0], batch_size):
-        count = min(batch_size, grid.shape[0] - start)
-        batch = np.stack([next(stacks) for _ in range(count)])
+    steps = manifest.preprocessing.neighbour_steps()
+    if grid.descending:  # the neighbour above comes first
+        steps = tuple(-step for step in steps)
+    inputs = _inputs(tap, grid, manifest.preprocessing, watch)
+    stacks = zip(grid.order(), neighbour_stacks(inputs, steps), strict=True)
+    done = 0
+    while batch := list(itertools.islice(stacks, batch_size)):
+        slices = [n for n, _ in batch]
         with watch.stage("network"):
-            at = positions[start : start + count] if takes_position else None
-            logits = loaded.runner.run(batch, at)
+            at = positions[slices] if takes_position else None
+            logits = loaded.runner.run(np.stack([stack for _, stack in batch]), at)
         with watch.stage("labels"):
             if not np.isfinite(logits).all():
                 raise ModelError("the network gave values that are no numbers for this scan.")
-            cropped = logits[:, :, : grid.shape[1], : grid.shape[2]]
-            out[start : start + count] = decide(cropped, manifest)
-        progress("segment", start + count, grid.shape[0])
+            out[slices] = decide(logits[:, :, : grid.shape[1], : grid.shape[2]], manifest)
+        done += len(batch)
+        progress("segment", done, grid.shape[0])
     return out
 
 
 def _inputs(
-    volume: Volume, grid: ModelGrid, preprocessing: Preprocessing, watch: Stopwatch
+    tap: ScanTap, grid: ModelGrid, preprocessing: Preprocessing, watch: Stopwatch
 ) -> Iterator[FloatArray]:
     """Windowed, padded slices as the network wants them."""
     window, padding = preprocessing.window, preprocessing.padding
-    slices = grid.slices(volume.hu)
-    for _ in range(grid.shape[0]):
-        with watch.stage("resample"):
-            hu = next(slices)
+    for hu in grid.slices(tap.planes()):
+        with watch.stage("window"):
             padded = np.full(padded_shape(grid, preprocessing), padding.value, dtype=np.float32)
             inside = padded[: grid.shape[1], : grid.shape[2]]
             np.clip(hu, window.low_hu, window.high_hu, out=inside)

@@ -8,7 +8,7 @@ three lists of indices back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.bundle import Preprocessing, Resampling
-from segmate_cli.geometry import Geometry, Reorientation
+from segmate_cli.geometry import Geometry, Reorientation, ScalarT
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.intp]
@@ -103,40 +103,93 @@ class ModelGrid:
             columns=taps[1],
         )
 
-    def slices(self, hu: npt.NDArray[np.int16]) -> Iterator[FloatArray]:
-        """Yield the scan's HU on the model's grid, slice after slice, (rows, columns) float32."""
-        view = self.turn.view(hu)
+    @property
+    def streams(self) -> bool:
+        """Whether the scan's stored slices lie along the model's slice axis."""
+        return self.turn.axes[0] == 0
+
+    @property
+    def descending(self) -> bool:
+        """Whether stored slices run against the model's slice direction."""
+        return self.streams and self.turn.flips[0]
+
+    def turn_plane(self, plane: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
+        """A stored slice of a scan that streams, with the model's rows and columns; a view."""
+        turned: npt.NDArray[ScalarT] = self._plane_turn.view(plane[None])[0]
+        return turned
+
+    def slices(self, planes: Iterable[npt.NDArray[np.int16]]) -> Iterator[FloatArray]:
+        """Yield the scan's HU on the model's grid, slice after slice, (rows, columns) float32.
+
+        Args:
+            planes: The scan's slices in the model's axes, ordered along the model's slice axis,
+                or against it where the grid is ``descending``; so are the slices that come out.
+                All are taken, the ones after the last that is needed too.
+        """
+        source = enumerate(planes)
+        last = self.source_shape[0] - 1
         recent: dict[int, FloatArray] = {}
-        for n in range(self.shape[0]):
+        for n in self.order():
             at = n * self.steps[0]
-            low = min(int(at), self.source_shape[0] - 1)
-            high = min(low + 1, self.source_shape[0] - 1)
+            low = min(int(at), last)
+            high = min(low + 1, last)
             part = np.float32(at - int(at))
             wanted = {low, high} if part else {low}
-            recent = {k: recent[k] if k in recent else self._in_plane(view[k]) for k in wanted}
+            recent = {k: plane for k, plane in recent.items() if k in wanted}
+            while not wanted <= recent.keys():
+                taken, plane = next(source)
+                k = last - taken if self.descending else taken
+                if k in wanted:
+                    recent[k] = self._in_plane(plane)
             if low == high or not part:
                 yield recent[low]
             else:
                 yield recent[low] * (1 - part) + recent[high] * part
+        for _ in source:
+            pass
 
-    def back(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def order(self) -> range:
+        """The model's slices in the order in which the scan gives them."""
+        count = self.shape[0]
+        return range(count - 1, -1, -1) if self.descending else range(count)
+
+    def back(self, labels: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
         """Labels of the model's grid at the scan's voxels, in the scan's own storage order."""
-        nearest = [
-            _nearest(n, count, step)
-            for n, count, step in zip(self.source_shape, self.shape, self.steps, strict=True)
-        ]
         shape = np.empty(3, dtype=int)
         shape[list(self.turn.axes)] = self.source_shape
         out = np.empty(tuple(shape), dtype=labels.dtype)
         view = self.turn.view(out)
-        last, plane = -1, labels[0]
-        for k, source in enumerate(nearest[0]):
-            if source != last:
-                last, plane = source, labels[source].take(nearest[1], 0).take(nearest[2], 1)
-            view[k] = plane
+        planes = self._turned_planes(labels)
+        for n, plane in enumerate(planes):
+            view[self.source_shape[0] - 1 - n if self.descending else n] = plane
         return out
 
-    def _in_plane(self, plane: npt.NDArray[np.generic]) -> FloatArray:
+    def back_planes(self, labels: npt.NDArray[ScalarT]) -> Iterator[npt.NDArray[ScalarT]]:
+        """The same slice by slice; a whole array is made only where the scan does not stream."""
+        if not self.streams:
+            yield from self.back(labels)
+            return
+        for plane in self._turned_planes(labels):
+            yield self._plane_turn.inverse().view(plane[None])[0]
+
+    @property
+    def _plane_turn(self) -> Reorientation:
+        axes = (0, self.turn.axes[1], self.turn.axes[2])
+        return Reorientation(axes, (False, *self.turn.flips[1:]))
+
+    def _turned_planes(self, labels: npt.NDArray[ScalarT]) -> Iterator[npt.NDArray[ScalarT]]:
+        """Slices at the scan's voxels in the model's axes, in the order of ``slices``."""
+        slices, rows, columns = (
+            _nearest(n, count, step)
+            for n, count, step in zip(self.source_shape, self.shape, self.steps, strict=True)
+        )
+        last = -1
+        for source in slices[::-1] if self.descending else slices:
+            if source != last:  # neighbours often repeat: the scan's slices lie closer
+                last, plane = source, labels[source].take(rows, 0).take(columns, 1)
+            yield plane
+
+    def _in_plane(self, plane: npt.NDArray[np.int16]) -> FloatArray:
         by_rows = self.rows.apply(plane.astype(np.float32))
         turned: FloatArray = self.columns.apply(np.ascontiguousarray(by_rows.T)).T
         return turned

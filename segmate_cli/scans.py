@@ -1,37 +1,19 @@
 """Scans and label maps by path, whatever the format: the doors in and out.
 
-``find_scan`` looks at headers only; ``Scan.read`` then reads the voxels. ``load``, ``load_labels``
-and ``save`` are the short forms.
+``find_scan`` looks at headers only; the ``Scan`` it gives then yields the voxels. ``load``,
+``load_labels`` and ``save`` are the short forms.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from segmate_cli import files, nifti, sidecar
 from segmate_cli.errors import InputError, UnreadableError, UsageError
-from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import foreign_organ
-from segmate_cli.volume import Labels, Volume
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """A scan whose headers have been read and checked, but not its voxels.
-
-    Attributes:
-        path: What the user named.
-        geometry: Where the voxels lie.
-        read: Reads the voxels; may raise InputError.
-    """
-
-    path: Path
-    geometry: Geometry
-    read: Callable[[], Volume]
+from segmate_cli.volume import LabelMap, Labels, Scan, Volume
 
 
 def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False) -> Scan:
@@ -50,12 +32,12 @@ def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False
         raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
     if nifti.is_nifti_name(path):
         file = nifti.open_nifti(path, assume_ras=assume_ras)
-        return Scan(path, file.geometry, lambda: nifti.read_volume(file))
+        return nifti.as_scan(file)
     from segmate_cli import dicom
 
     finding = dicom.find_series(path)
     chosen = dicom.choose_series(finding, series)
-    return Scan(path, chosen.geometry, lambda: dicom.read_series(finding, chosen))
+    return dicom.as_scan(finding, chosen)
 
 
 def load(path: str | Path, *, series: str | None = None, assume_ras: bool = False) -> Volume:
@@ -93,20 +75,18 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
 
 
 def save(
-    labels: Labels,
+    labels: LabelMap,
     path: str | Path,
     *,
     overwrite: bool = False,
-    pixels_sha256: str | None = None,
     seconds: dict[str, float] | None = None,
 ) -> Path:
     """Write a label map and, beside it, its sidecar (``labels.nii.gz``, ``labels.json``).
 
     Args:
-        labels: From ``predict``.
+        labels: From ``predict`` or ``segment``.
         path: A .nii or .nii.gz file.
         overwrite: Replace what is there.
-        pixels_sha256: Hash of the scan's voxels, for the sidecar; see ``sidecar.voxels_sha256``.
         seconds: Time spent outside ``predict``, by stage; writing is added.
 
     Returns:
@@ -119,9 +99,9 @@ def save(
     path = Path(path)
     check_label_output(path, overwrite=overwrite)
     start = time.perf_counter()
-    nifti.write_labels(labels, path)
+    digest = nifti.write_labels(labels, path)
     spent = {**(seconds or {}), "write": time.perf_counter() - start}
-    sidecar.write(labels, path, pixels_sha256, spent)
+    sidecar.write(labels, path, digest, spent)
     return path
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,62 @@ class Volume:
         _check_shape(self.hu, self.geometry)
         self.hu.flags.writeable = False
 
+    def as_scan(self) -> Scan:
+        """The same with its slices given one by one."""
+        return Scan(self.geometry, lambda: iter(self.hu), self.source, self.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A CT scan whose headers have been read and checked, but not its voxels.
+
+    Attributes:
+        geometry: Where the voxels lie.
+        planes: Opens the scan and yields its slices k = 0, 1, ... as (rows, columns) int16 HU;
+            may raise InputError. Can be called again.
+        source: The file or series.
+        warnings: As in Volume.
+    """
+
+    geometry: Geometry
+    planes: Callable[[], Iterator[Hounsfield]]
+    source: Source | None = None
+    warnings: tuple[str, ...] = ()
+
+    def read(self) -> Volume:
+        """Read all voxels into memory."""
+        hu = np.empty(self.geometry.shape, dtype=np.int16)
+        for k, plane in enumerate(self.planes()):
+            hu[k] = plane
+        return Volume(hu, self.geometry, self.source, self.warnings)
+
+
+class LabelMap(Protocol):
+    """What is written as a label map, whether or not it lies in memory as a whole."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the voxels lie."""
+
+    @property
+    def organs(self) -> dict[int, Organ]:
+        """Label value to organ."""
+
+    @property
+    def source(self) -> Source | None:
+        """The scan that was segmented."""
+
+    @property
+    def run(self) -> dict[str, Any] | None:
+        """What made the labels."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def planes(self) -> Iterator[LabelValues]:
+        """Yield the slices k = 0, 1, ... as (rows, columns) arrays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -105,6 +162,15 @@ class Labels:
         """Check the shape; freeze the array."""
         _check_shape(self.values, self.geometry)
         self.values.flags.writeable = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return self.values.dtype
+
+    def planes(self) -> Iterator[LabelValues]:
+        """Yield the slices k = 0, 1, ... as (rows, columns) arrays."""
+        return iter(self.values)
 
 
 def _check_shape(array: npt.NDArray[Any], geometry: Geometry) -> None:

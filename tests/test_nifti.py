@@ -62,6 +62,14 @@ def test_unsigned_with_intercept_and_slope(tmp_path):
     assert np.array_equal(read(path).hu, want)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.uint32, np.int64])
+def test_other_whole_numbers(tmp_path, kind):
+    values = np.arange(120).reshape(GEOMETRY.shape).astype(kind)
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values.T, ras_affine(GEOMETRY), dtype=kind), path)
+    assert np.array_equal(read(path).hu, values)
+
+
 def test_big_endian(tmp_path):
     header = nibabel.Nifti1Header(endianness=">")
     header.set_data_dtype(">i2")

@@ -114,7 +114,7 @@ def test_a_run_says_what_it_did(tiny_model):
     labels = predict(volume, tiny_model, progress=lambda *event: seen.append(event))
     assert labels.run["model"]["name"] == "tiny"
     assert labels.run["slice_position"] == {"rule": "none"}
-    assert {"network", "resample", "back", "clean_up"} <= labels.run["seconds"].keys()
+    assert {"read", "network", "window", "clean_up"} <= labels.run["seconds"].keys()
     assert seen[-1] == ("segment", volume.hu.shape[0], volume.hu.shape[0])
 
 

@@ -7,11 +7,11 @@ import pytest
 import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_geometry import directions, make
 
 from segmate_cli.bundle import Grid, Padding, Preprocessing, Resampling, Window
 from segmate_cli.geometry import Geometry
 from segmate_cli.resample import ModelGrid, Taps
-from test_geometry import directions, make
 
 
 def preprocessing(spacing=(2.0, 2.0, 2.0), letters=("S", "P", "L"), anti_alias="gaussian"):
@@ -25,7 +25,10 @@ def preprocessing(spacing=(2.0, 2.0, 2.0), letters=("S", "P", "L"), anti_alias="
 
 
 def on_model_grid(hu: np.ndarray, grid: ModelGrid) -> np.ndarray:
-    return np.stack(list(grid.slices(hu)))
+    """The scan on the model's grid, ascending, from its slices as they are stored or turned."""
+    planes = map(grid.turn_plane, hu) if grid.streams else iter(grid.turn.view(hu))
+    slices = list(grid.slices(planes))
+    return np.stack(slices[::-1] if grid.descending else slices)
 
 
 @given(st.integers(1, 40), st.floats(0.3, 4.0), st.sampled_from([0.0, 0.5, 1.5]))
@@ -123,6 +126,22 @@ def test_every_scan_voxel_gets_the_nearest_model_voxel(letters, spacing, shape):
 def test_slices_flow_one_by_one():
     geometry = make("SPL", spacing=(1.0, 1.0, 1.0), shape=(1000, 2, 2))
     grid = ModelGrid.fit(geometry, preprocessing())
-    first = next(grid.slices(np.zeros(geometry.shape, np.int16)))
+    taken = []
+    planes = (taken.append(k) or np.full((2, 2), k, np.int16) for k in range(1000))
+    slices = grid.slices(planes)
+    first, second = next(slices), next(slices)
     assert first.shape == (2, 2)
     assert first.dtype == np.float32
+    assert second[0, 0] == 2
+    assert taken == [0, 1, 2]
+    assert len(list(slices)) == 499
+    assert taken == list(range(1000))  # also those after the last one needed
+
+
+@settings(max_examples=48, deadline=None)
+@given(directions, st.floats(0.6, 5.0))
+def test_labels_come_back_slice_by_slice_as_they_do_at_once(letters, slice_mm):
+    geometry = make(letters, spacing=(slice_mm, 1.1, 0.7), shape=(7, 9, 8))
+    grid = ModelGrid.fit(geometry, preprocessing())
+    labels = np.random.default_rng(2).integers(0, 9, grid.shape).astype(np.uint8)
+    assert np.array_equal(np.stack(list(grid.back_planes(labels))), grid.back(labels))
