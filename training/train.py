@@ -95,11 +95,24 @@ def make_network(config: TrainConfig, folder: Path) -> SegMate:
     return network
 
 
+class Clock:
+    """A session's time, for machines that are lent: the learning rate falls over its last part."""
+
+    def __init__(self, minutes: float, share: float = 0.5):
+        self.end = time.monotonic() + 60 * minutes
+        self.decay_seconds = 60 * minutes * share
+
+    def left(self) -> float:
+        """Time left as a share of the time over which the rate falls; may exceed 1."""
+        return (self.end - time.monotonic()) / self.decay_seconds
+
+
 class Trainer:
     """A network, its moving average and its optimiser: what a checkpoint holds."""
 
     def __init__(self, config: TrainConfig, network: SegMate, run: Path):
         self.config, self.run, self.step, self.seconds = config, run, 0, 0.0
+        self.clock: Clock | None = None
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.network = network.to(memory_format=memory_format).train()  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval()
@@ -113,8 +126,14 @@ class Trainer:
         """Learning rate at this step: up over 200 steps, level, and down at the end."""
         config = self.config
         up = min(1.0, (self.step + 1) / 200)
-        down = min(1.0, max(0.01, (config.steps - self.step) / max(1, config.decay_steps)))
-        return config.rate * up * down
+        left = (config.steps - self.step) / max(1, config.decay_steps)
+        if self.clock is not None:
+            left = min(left, self.clock.left())
+        return config.rate * up * min(1.0, max(0.01, left))
+
+    def finished(self) -> bool:
+        """Whether the last step is done or the time is up."""
+        return self.step >= self.config.steps or (self.clock is not None and self.clock.left() <= 0)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One step of the optimiser; returns the losses."""
@@ -199,12 +218,12 @@ def training_steps(trainer: Trainer, sampler: Sampler, pause: Path | None) -> It
     batches = Prefetcher(sampler, config.batch, config.seed, trainer.step)
     records: list[dict[str, float]] = []
     saved = time.monotonic()
-    while trainer.step < config.steps:
+    while not trainer.finished():
         wait_while(pause)
         started = time.monotonic()
         records.append(trainer.update(batches.next()))
         trainer.seconds += time.monotonic() - started
-        if len(records) == 50 or trainer.step == config.steps:
+        if len(records) == 50 or trainer.finished():
             record = {"step": trainer.step, "hours": round(trainer.seconds / 3600, 3)}
             record |= {key: round(value, 4) for key, value in mean_of(records).items()}
             with (trainer.run / "log.jsonl").open("a") as log:
@@ -217,8 +236,22 @@ def training_steps(trainer: Trainer, sampler: Sampler, pause: Path | None) -> It
     trainer.save()
 
 
-def train(config_path: Path, cache: Path, run: Path, pause: Path | None = None) -> Trainer:
-    """Train a configuration's model to its last step, from its checkpoint if it has one."""
+def train(
+    config_path: Path,
+    cache: Path,
+    run: Path,
+    pause: Path | None = None,
+    minutes: float | None = None,
+) -> Trainer:
+    """Train a configuration's model, from the run's checkpoint if it has one.
+
+    Args:
+        config_path: configuration.
+        cache: folder of prepared cases.
+        run: folder of the run.
+        pause: file that makes the training sleep while it exists.
+        minutes: wall time of this session if not the last step is to end it.
+    """
     config = read_config(config_path)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -232,6 +265,8 @@ def train(config_path: Path, cache: Path, run: Path, pause: Path | None = None) 
         for case in load_cases(cache, config.pseudo)
         if case.info.case_id not in config.validation and case.usable.any()
     ]
+    if minutes is not None:
+        trainer.clock = Clock(minutes)
     sampler = Sampler(cases, config.sampling, config.augmentation)
     for _ in training_steps(trainer, sampler, pause):
         pass
@@ -245,8 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("cache", type=Path, help="folder of prepared cases")
     parser.add_argument("run", type=Path, help="folder of the run; gone on with if it exists")
     parser.add_argument("--pause-file", type=Path, help="pause while this file exists")
+    parser.add_argument("--minutes", type=float, help="end after this time; the rate falls then")
     options = parser.parse_args(arguments)
-    train(options.config, options.cache, options.run, options.pause_file)
+    train(options.config, options.cache, options.run, options.pause_file, options.minutes)
 
 
 if __name__ == "__main__":

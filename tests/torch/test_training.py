@@ -1,0 +1,200 @@
+"""The training pipeline from files to scores, on the phantom alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+pytest.importorskip("scipy", reason="training needs the [train] extra")
+pytest.importorskip("timm", reason="training needs the [train] extra")
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in (ROOT, ROOT / "examples"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import nibabel as nib  # noqa: E402
+from phantom import make_phantom  # noqa: E402
+
+from training import prepare, pseudo, validate  # noqa: E402
+from training.augment import Augmentation, draw_crop, swap_sides  # noqa: E402
+from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
+from training.losses import segmentation_loss, targets_and_weights  # noqa: E402
+from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
+from training.sources import known_rows  # noqa: E402
+from training.train import train  # noqa: E402
+
+LABELLED = {"lung_left": 1, "lung_right": 2, "liver": 8}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two coarse phantoms, stored as RAS NIfTI as the sources are, and prepared."""
+    root = tmp_path_factory.mktemp("sources")
+    for seed, name in ((11, "one"), (12, "two")):
+        phantom = make_phantom(seed, (8.0, 4.0, 4.0))
+        folder = root / "train" / name
+        folder.mkdir(parents=True)
+        affine = np.diag([4.0, 4.0, 8.0, 1.0])
+        for file, volume in (("ct", phantom.hu), ("labels", phantom.labels)):
+            ras = np.ascontiguousarray(volume[:, ::-1, ::-1].transpose(2, 1, 0))
+            nib.save(nib.Nifti1Image(ras, affine), folder / f"{file}.nii.gz")
+        (folder / "info.json").write_text(json.dumps({"id": name, "labels": LABELLED}))
+    prepare.main([str(root / "cache"), str(root / "train")])
+    return root / "cache"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.json"
+    settings = {
+        "validation": ["two"],
+        "steps": 3,
+        "batch": 2,
+        "threads": 1,
+        "bfloat16": False,
+        "augmentation": {"size": 64},
+    }
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def made_case(labels: np.ndarray, known: np.ndarray) -> Case:
+    hu = np.where(labels > 0, 60, -1000).astype(np.int16)
+    usable = np.ones(labels.shape[0], dtype=bool)
+    return Case(CaseInfo("made", 3.0, 2.0), hu, labels, known, usable)
+
+
+def test_prepared_volumes_keep_axes_and_labels(cache: Path) -> None:
+    case = load_case(cache / "one")
+    phantom = make_phantom(11, (8.0, 4.0, 4.0))
+    assert case.hu.shape[0] == phantom.hu.shape[0]
+    assert np.array_equal(case.labels[:, ::2, ::2] == 8, phantom.labels == 8)
+    assert np.abs(case.hu[:, ::2, ::2] - phantom.hu).max() <= 1
+    left = np.nonzero(case.labels == 1)[2].mean()
+    assert left > np.nonzero(case.labels == 2)[2].mean()
+
+
+def test_only_named_organs_are_known(cache: Path) -> None:
+    known = load_case(cache / "one").known
+    named = [ORGANS.index(organ) for organ in LABELLED]
+    assert (known[:, named] == Known.HAND).all()
+    assert not np.delete(known, named, axis=1).any()
+
+
+def test_nothing_is_known_beyond_a_contour_that_was_cut_short() -> None:
+    labels = np.zeros((40, 4, 4), dtype=np.uint8)
+    labels[10:30, 1, 1] = 7
+    labels[20:35, 2, 2] = 3
+    info = {"id": "segthor99", "labels": {"aorta": 7, "trachea": 3}}
+    known = known_rows(info, labels, 3.0)
+    assert (known[:10, ORGANS.index("aorta")] == Known.NO).all()
+    assert (known[10:, ORGANS.index("aorta")] == Known.HAND).all()
+    assert (known[35:, ORGANS.index("trachea")] == Known.NO).all()
+    assert (known[30:, ORGANS.index("liver")] == Known.ABSENT).all()
+
+
+def test_a_masked_source_shows_its_highest_slices_alone() -> None:
+    labels = np.full((10, 2, 2), 5, dtype=np.uint8)
+    info = {"id": "kbp999", "labels": {"spinal_cord": 5}, "full_body_slices": 4}
+    known = known_rows(info, labels, 3.0)
+    assert not known[:6].any()
+    assert (known[6:, ORGANS.index("spinal_cord")] == Known.HAND).all()
+
+
+def test_unlabelled_organs_cost_nothing_but_taken_voxels_do() -> None:
+    labels = torch.zeros(1, 4, 4, dtype=torch.int32)
+    labels[0, 0, 0] = 8
+    known = torch.zeros(1, len(ORGANS), dtype=torch.uint8)
+    known[0, ORGANS.index("liver")] = Known.HAND
+    nothing = torch.zeros_like(labels)
+    batch = Batch(torch.zeros(1, 3, 4, 4), labels, nothing, nothing, known)
+    target, weights = targets_and_weights(batch, 0.6, 0.5)
+    spleen = ORGANS.index("spleen")
+    assert weights[0, spleen].sum() == weights[0, spleen, 0, 0] > 0
+    assert target[0, spleen].sum() == 0
+    sure = torch.where(target > 0, 20.0, -20.0)
+    wrong = sure.clone()
+    wrong[0, spleen, 3, 3] = 20.0
+    assert sum(segmentation_loss(wrong, target, weights)) == pytest.approx(
+        float(sum(segmentation_loss(sure, target, weights)))
+    )
+    wrong[0, spleen, 0, 0] = 20.0
+    assert sum(segmentation_loss(wrong, target, weights)) > 0.1
+
+
+def test_mirroring_exchanges_sides() -> None:
+    labels = torch.tensor([0, 1, 2, 8, 9, 10], dtype=torch.int32)
+    assert swap_sides(labels).tolist() == [0, 2, 1, 8, 10, 9]
+
+
+def test_an_unaugmented_crop_is_the_slice_itself() -> None:
+    labels = np.zeros((5, 40, 40), dtype=np.uint8)
+    labels[:, 18:24, 10:20] = 8
+    case = made_case(labels, np.ones((5, len(ORGANS)), dtype=np.uint8))
+    still = Augmentation(
+        **{"size": 32, "shift_mm": 0.0, "identity_chance": 1.0, "gain": (1.0, 1.0)},
+        **{"offset_hu": 0.0, "contrast_chance": 0.0, "noise_hu": 0.0, "clip_chance": 0.0},
+        **{"step_chance": 0.0, "blur_chance": 0.0, "cut_chance": 0.0},
+    )
+    crop = draw_crop(case, 2.0, (20.0, 20.0), still, np.random.default_rng(0))
+    assert np.array_equal(crop.labels.numpy(), labels[2, 4:36, 4:36])
+    assert crop.slices[1].max() == pytest.approx((60 + 1000) / 700 - 1, abs=1e-3)
+
+
+def test_a_batch_is_its_seed(cache: Path) -> None:
+    sampler = Sampler([load_case(cache / "one")], Sampling(), Augmentation(size=64))
+    first, again, other = (draw_batch(sampler, 2, seed) for seed in ((1, 5), (1, 5), (1, 6)))
+    assert torch.equal(first.slices, again.slices)
+    assert not torch.equal(first.slices, other.slices)
+
+
+def test_pseudo_labels_are_sure_and_on_their_side() -> None:
+    labels = np.zeros((20, 40, 40), dtype=np.uint8)
+    labels[:, 5:35, 5:35] = 100
+    case = made_case(labels, np.zeros((20, len(ORGANS)), dtype=np.uint8))
+    chances = np.zeros((len(ORGANS), 20, 40, 40), dtype=np.uint8)
+    chances[ORGANS.index("kidney_left"), 2:18, 10:32, 24:34] = 250
+    chances[ORGANS.index("kidney_right"), 2:18, 10:32, 26:34] = 240
+    found, unsure, known = pseudo.pseudo_labels(case, chances)
+    left = ORGANS.index("kidney_left")
+    assert (found[5, 10:32, 24:34] == left + 1).all()
+    assert known[5, left] == Known.PSEUDO
+    assert not (known == Known.PSEUDO)[:, ORGANS.index("kidney_right")].any()
+    assert not (unsure & (1 << left)).any()
+
+
+def test_training_goes_on_where_it_was_killed(cache: Path, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer = train(config, cache, run)
+    assert trainer.step == 3
+    losses = [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(losses))
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"steps": 5}))
+    resumed = train(config, cache, run)
+    assert resumed.step == 5
+    assert not (run / "last.tmp").exists()
+
+
+def test_validation_scores_the_named_organs(cache: Path, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config, cache, run)
+    output = tmp_path / "scores.json"
+    validate.main([str(config), str(cache), str(run / "average.pt"), str(output), "--clean"])
+    result = json.loads(output.read_text())
+    assert set(result["summary"]) == set(LABELLED)
+    assert {score["case_id"] for score in result["scores"]} == {"two"}
+    assert all(0 <= score["dice"] <= 1 for score in result["scores"])
+
+
+def test_a_perfect_prediction_scores_one(cache: Path) -> None:
+    case = load_case(cache / "two")
+    scores = validate.score_case(case, np.array(case.labels))
+    assert [score.dice for score in scores] == [1.0, 1.0, 1.0]
+    assert all(score.swapped_ml == 0 for score in scores)
