@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segmate_cli import nifti
-from segmate_cli.errors import SegmateError, UnreadableError
+from segmate_cli.errors import AmbiguousSeriesError, SegmateError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.hounsfield import check_hu
+
+if TYPE_CHECKING:
+    from segmate_cli.dicom import Finding, SeriesInfo
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
         return _inspect_nifti(path)
     from segmate_cli import dicom
 
-    return dicom.describe(dicom.find_series(path))
+    return _describe_dicom(dicom.find_series(path))
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -62,6 +65,57 @@ def _inspect_nifti(path: Path) -> dict[str, Any]:
     except SegmateError as error:
         found["predict_would"] = f"refuse it: {error}"
     return found
+
+
+def _describe_dicom(finding: Finding) -> dict[str, Any]:
+    from segmate_cli import dicom
+
+    try:
+        chosen = dicom.choose_series(finding)
+        would = f"segment series {chosen.number}"
+    except SegmateError as error:
+        would = (
+            f"refuse: {error}"
+            if not isinstance(error, AmbiguousSeriesError)
+            else ("ask for --series: several CT series fit")
+        )
+    return {
+        "path": str(finding.path),
+        "kind": "dicom",
+        "series": [_describe_series(each) for each in finding.series],
+        "not_dicom": list(finding.not_dicom),
+        "skipped": [{"file": name, "reason": reason} for name, reason in finding.skipped],
+        "predict_would": would,
+    }
+
+
+def _describe_series(series: SeriesInfo) -> dict[str, Any]:
+    return {
+        "number": series.number,
+        "kind": series.kind,
+        "series_uid": series.series_uid,
+        "modality": series.modality,
+        "description": series.description,
+        "body_part": series.body_part,
+        "kernel": series.kernel,
+        "contrast": series.contrast,
+        "image_type": list(series.image_type),
+        "slices": len(series.slices),
+        "rows": series.rows,
+        "columns": series.columns,
+        "spacing_kji_mm": series.spacing_mm and [round(size, 4) for size in series.spacing_mm],
+        "directions_kji": series.directions and "".join(series.directions),
+        "coverage_mm": series.coverage_mm and round(series.coverage_mm, 2),
+        "thickness_mm": series.thickness_mm,
+        "gaps": [
+            f"{gap.missing} slices missing between {gap.after_mm:.2f} and {gap.before_mm:.2f} mm"
+            for gap in series.gaps
+        ],
+        "doubles_mm": [round(at, 3) for at in series.doubles_mm],
+        "tilt_deg": series.tilt_deg and round(series.tilt_deg, 3),
+        "transfer_syntaxes": list(series.transfer_syntaxes),
+        "problems": list(series.problems),
+    }
 
 
 def describe_geometry(geometry: Geometry) -> dict[str, Any]:
