@@ -166,7 +166,7 @@ def _slice_at(case: Case, position: float) -> NDArray[np.float32]:
     plane = case.hu[low].astype(np.float32)
     if weight > 1e-3:
         plane = plane * (1 - weight) + case.hu[low + 1].astype(np.float32) * weight
-    return plane
+    return np.asarray(plane, dtype=np.float32)
 
 
 def sampling_grid(

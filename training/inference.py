@@ -26,7 +26,7 @@ _STRIDE = 32
 def load_network(path: Path) -> nn.Module:
     """A checkpoint's network, ready for inference."""
     network, _ = network_from_checkpoint(path)
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().to(memory_format=torch.channels_last)
 
 
 def model_slices(case: Case) -> Tensor:
@@ -44,7 +44,7 @@ def model_slices(case: Case) -> Tensor:
     return scale_hu(F.pad(slices, (0, right, 0, bottom), value=AIR_HU))
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def slice_logits(
     network: nn.Module, slices: Tensor, batch: int = 4, bfloat16: bool = False
 ) -> Tensor:
@@ -59,7 +59,7 @@ def slice_logits(
     return torch.cat(result).transpose(0, 1)
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def averaged_logits(network: nn.Module, slices: Tensor, zooms: tuple[float, ...]) -> Tensor:
     """Mean logits over magnified copies of the slices.
 
@@ -81,7 +81,7 @@ def averaged_logits(network: nn.Module, slices: Tensor, zooms: tuple[float, ...]
 def decide(logits: Tensor) -> NDArray[np.uint8]:
     """Labels (slices, H, W): the largest logit above 0."""
     best, channel = logits.max(dim=0)
-    return torch.where(best > 0, channel + 1, 0).to(torch.uint8).numpy()
+    return np.asarray(torch.where(best > 0, channel + 1, 0).numpy(), dtype=np.uint8)
 
 
 def to_case_grid(volume: NDArray[np.uint8], case: Case) -> NDArray[np.uint8]:

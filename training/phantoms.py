@@ -16,7 +16,7 @@ import numpy as np
 from training.cases import ORGANS, Case, CaseInfo, Known, save_case
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from phantom import LABELS, make_phantom
+from phantom import LABELS, make_phantom  # type: ignore[import-not-found]
 
 _LEAST_SEED = 1000
 

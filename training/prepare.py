@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from training.cases import Case, CaseInfo, save_case
 from training.sources import known_rows, separate_branches, usable_slices
@@ -69,8 +69,8 @@ def resample_labels(labels: NDArray[np.uint8], spacing_mm: float) -> NDArray[np.
 
 def to_lps(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]]:
     """Read a NIfTI file as (k, j, i) in LPS array order, scaled, with its (k, j, i) spacing."""
-    image = nib.as_closest_canonical(nib.load(path))  # type: ignore[attr-defined, arg-type]
-    volume = np.asarray(image.dataobj)  # type: ignore[attr-defined]
+    image = nib.as_closest_canonical(nib.load(path))
+    volume = np.asarray(image.dataobj)
     spacing = tuple(float(size) for size in image.header.get_zooms()[:3][::-1])
     # RAS+ to (k, j, i) of LPS array order: rows towards posterior. Columns already grow from the
     # patient's left to right in RAS+, and have to grow from right to left.

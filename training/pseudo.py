@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 from torch import nn
 
 from training.cases import ORGANS, Case, Known, load_cases
@@ -90,7 +90,7 @@ def believable_rows(
         ends = np.flatnonzero(counts)
         rows[max(0, ends[0] - margin) : ends[0]] = True
         rows[ends[-1] + 1 : ends[-1] + 1 + margin] = True
-    return rows
+    return np.asarray(rows, dtype=bool)
 
 
 def pseudo_labels(

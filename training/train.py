@@ -78,8 +78,10 @@ def read_config(path: Path) -> TrainConfig:
     """Read a configuration; a key that it does not have keeps its default."""
     data = json.loads(path.read_text())
     data["sampling"] = Sampling(**data.get("sampling", {}))
-    augmentation = data.get("augmentation", {})
-    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in augmentation.items()}
+    augmentation: dict[str, Any] = data.get("augmentation", {})
+    tuples: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in augmentation.items()
+    }
     data["augmentation"] = Augmentation(**tuples)
     data["validation"] = tuple(data.get("validation", ()))
     return TrainConfig(**data)
@@ -114,7 +116,7 @@ class Trainer:
         self.config, self.run, self.step, self.seconds = config, run, 0, 0.0
         self.clock: Clock | None = None
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=memory_format).train()  # type: ignore[call-overload]
+        self.network = network.to(memory_format=memory_format).train()
         self.average = copy.deepcopy(self.network).eval()
         encoder = list(network.model.encoder.parameters())
         inside = {id(parameter) for parameter in encoder}
@@ -158,7 +160,7 @@ class Trainer:
         self.step += 1
         return {"loss": loss.item(), "entropy": entropy.item(), "dice": dice.item()}
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def _average(self) -> None:
         decay = min(self.config.ema, (self.step + 1) / (self.step + 10))
         for mean, value in zip(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from training.cases import AMBIGUOUS_AORTA, ORGANS, Case, Known, load_case
 from training.inference import load_network, predict_case
