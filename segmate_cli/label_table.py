@@ -13,6 +13,10 @@ from segmate_cli.organs import Organ, foreign_organ
 _BUILTIN = Path(__file__).parent / "label_tables"
 _VALUE_COLUMNS = ("value", "label", "id", "index", "key")
 _NAME_COLUMNS = ("organ", "name", "structure", "title")
+# All that json, csv and a wrong shape of the content raise.
+_MALFORMED = (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error)
+# Label maps hold at most 16 bits.
+_HIGHEST = 65535
 
 
 def builtin_tables() -> list[str]:
@@ -35,8 +39,8 @@ def read_label_table(path: Path) -> dict[int, Organ]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         pairs = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_csv(text)
-        table = {int(value): str(name).strip() for value, name in pairs}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        table = _unambiguous(pairs)
+    except _MALFORMED as error:
         raise InputError(
             f"{path}: cannot be read as a table of labels ({error}); give value and organ columns, "
             'JSON such as {"1": "liver"}, or one of '
@@ -48,13 +52,31 @@ def read_label_table(path: Path) -> dict[int, Organ]:
     return {value: foreign_organ(name, value) for value, name in named.items()}
 
 
+def _unambiguous(pairs: list[tuple[Any, Any]]) -> dict[int, str]:
+    table: dict[int, str] = {}
+    for given, name in pairs:
+        value = _whole(given)
+        text = "" if name is None else str(name).strip()
+        if table.setdefault(value, text) != text:
+            raise ValueError(f"value {value} is both {table[value]!r} and {text!r}")
+    return table
+
+
+def _whole(given: Any) -> int:
+    """Spreadsheets like to write 1 as 1.0; 1.5 is no label."""
+    number = float(given)
+    if isinstance(given, bool) or not number.is_integer() or abs(number) > _HIGHEST:
+        raise ValueError(f"{given!r} is no label value, a whole number up to {_HIGHEST}")
+    return int(number)
+
+
 def _from_json(data: Any) -> list[tuple[Any, Any]]:
     if isinstance(data, dict) and isinstance(data.get("labels"), list | dict):
         data = data["labels"]
     if isinstance(data, list):
         return [(_pick(row, _VALUE_COLUMNS), _pick(row, _NAME_COLUMNS)) for row in data]
     if isinstance(data, dict):
-        return [(k, v) if str(k).lstrip("-").isdigit() else (v, k) for k, v in data.items()]
+        return [(k, v) if _is_number(k) else (v, k) for k, v in data.items()]
     raise ValueError("neither an object nor a list")
 
 
@@ -64,11 +86,15 @@ def _from_csv(text: str) -> list[tuple[Any, Any]]:
     rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
     if not rows or len(rows[0]) < 2:
         raise ValueError("no two columns")
-    if rows[0][0].strip().isdigit():
+    if _is_number(rows[0][0]):
         return [(row[0], row[1]) for row in rows]
     names = [cell.strip().lower() for cell in rows[0]]
     records = [dict(zip(names, row, strict=False)) for row in rows[1:]]
     return [(_pick(row, _VALUE_COLUMNS), _pick(row, _NAME_COLUMNS)) for row in records]
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().lstrip("-").isdecimal()
 
 
 def _pick(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
