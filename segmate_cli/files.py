@@ -22,17 +22,27 @@ def check_output(path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) 
         OutputExistsError: It is there already and may not be overwritten.
         OutputError: Its folder is missing or not writable, or it is one of the inputs.
     """
-    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
-        raise OutputError(f"{path}: the output is the input itself; give another name.")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file.")
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} exists; give another name or --overwrite.")
+    try:
+        _check_name(path, overwrite=overwrite, inputs=inputs)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise OutputError(_why_not(path, error)) from error
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(f"{folder}: there is no such folder; make it first.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder}: no permission to write there.")
+
+
+def _check_name(path: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
+    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+        raise OutputError(f"{path}: the output is the input itself; give another name.")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():
+        # Renaming over /dev/null would replace it, for everybody.
+        raise OutputError(f"{path} is a device or pipe; give the name of a file.")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists; give another name or --overwrite.")
 
 
 @contextmanager
@@ -42,7 +52,8 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: No space, no permission, or another failure of the file system.
     """
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    # A name has at most 255 bytes, a letter up to 4.
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
     try:
         try:
             with temporary.open("wb") as stream:
