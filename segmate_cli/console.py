@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
 
 # Called with (stage, done, total) whenever a stage has moved on.
@@ -27,7 +27,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 class JsonLines:
     """One JSON object a line: stage, done, total and seconds since the start."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._start = self._last = time.monotonic()
         self._stage = ""
@@ -44,7 +44,7 @@ class JsonLines:
             "total": total,
             "seconds": round(now - self._start, 3),
         }
-        print(json.dumps(line), file=self._stream, flush=True)
+        _print(json.dumps(line), self._stream)
 
 
 class _Bar:
@@ -64,7 +64,7 @@ class _Bar:
 def progress(style: ProgressStyle) -> Iterator[Progress]:
     """Show progress on stderr in the given style; ``auto`` is a bar on a terminal, else silent."""
     if style == "auto":
-        style = "bar" if sys.stderr.isatty() else "none"
+        style = "bar" if sys.stderr is not None and sys.stderr.isatty() else "none"
     if style == "json":
         yield JsonLines(sys.stderr)
     elif style == "bar":
@@ -80,4 +80,12 @@ def progress(style: ProgressStyle) -> Iterator[Progress]:
 def say(message: str, *, style: ProgressStyle = "auto") -> None:
     """Tell the person at the terminal something; a JSON line where progress is JSON."""
     text = json.dumps({"message": message}) if style == "json" else f"segmate: {message}"
-    print(text, file=sys.stderr, flush=True)
+    _print(text, sys.stderr)
+
+
+def _print(line: str, stream: TextIO | None) -> None:
+    """Print if somebody listens: a run does not fail because the reader of its progress left."""
+    if stream is None:  # closed by who started us; print would take stdout instead
+        return
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
