@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 
 COLUMNS = ("scan", "organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge")
 _MISSING = "not found"
+# What was found is never shown as 0.0.
+_LEAST_SHOWN_ML = 0.1
 
 
 def rows(scan: str, stats: Sequence[OrganStats]) -> list[dict[str, Any]]:
@@ -26,7 +28,7 @@ def rows(scan: str, stats: Sequence[OrganStats]) -> list[dict[str, Any]]:
         {
             "scan": scan,
             "organ": each.organ.key,
-            "volume_ml": _rounded(each.volume_ml, 3),
+            "volume_ml": _rounded_volume(each.volume_ml),
             "voxels": each.voxels,
             "mean_hu": _rounded(each.mean_hu, 2),
             "sd_hu": _rounded(each.sd_hu, 2),
@@ -63,7 +65,8 @@ def itksnap_labels(organs: dict[int, Organ]) -> str:
     lines = ['    0     0    0    0        0  0  0    "Clear Label"']
     for value, organ in sorted(organs.items()):
         red, green, blue = organ.rgb
-        lines.append(f'{value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{organ.title}"')
+        title = organ.title.replace('"', "'")
+        lines.append(f'{value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{title}"')
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +96,9 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 def _shown(name: str, row: dict[str, Any]) -> str:
     value = row[name]
     if name == "volume_ml":
-        return _MISSING if value is None else f"{value:.1f}"
+        if value is None:
+            return _MISSING
+        return f"{value:.1f}" if value >= _LEAST_SHOWN_ML else f"<{_LEAST_SHOWN_ML}"
     if name in ("mean_hu", "sd_hu"):
         return "-" if value is None else f"{value:.1f}"
     return _cell(value)
@@ -105,6 +110,13 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+def _rounded_volume(volume_ml: float | None) -> float | None:
+    """To a microlitre, or to three digits where that would round a single small voxel away."""
+    if volume_ml is None or volume_ml >= 1:
+        return _rounded(volume_ml, 3)
+    return max(round(volume_ml, 3), float(f"{volume_ml:.3g}"), key=lambda r: -abs(r - volume_ml))
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
