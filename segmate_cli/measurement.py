@@ -55,19 +55,18 @@ def measure(
         _check_grid(labels, ct)
     known = [organ for _, organ in sorted(labels.organs.items())]
     wanted = known if organs is None else organ_table.select(organs, known)
-    values = {organ.key: value for value, organ in labels.organs.items()}
-    counts, sums, squares = _add_up(labels, ct)
+    sums = _add_up(labels, ct)
     edge = _values_on_faces(labels)
     rows = []
-    for organ in dict.fromkeys(wanted):
-        value = values[organ.key]
-        n = int(counts[value])
-        mean = float(sums[value] / n) if n and ct is not None else None
-        spread = None
-        if n and mean is not None:
-            spread = float(np.sqrt(max(0.0, squares[value] / n - mean * mean)))
+    for organ in {each.key: each for each in wanted}.values():
+        # Two values may mean one organ, as in a foreign table with "liver" and "Liver".
+        values = [value for value, each in labels.organs.items() if each.key == organ.key]
+        count, hu, squared = (float(part) for part in sums[:, _within(values, sums)].sum(axis=1))
+        n = int(count)
+        mean = hu / n if n and ct is not None else None
+        spread = None if mean is None else float(np.sqrt(max(0.0, squared / n - mean * mean)))
         volume_ml = n * labels.geometry.voxel_ml if n else None
-        rows.append(OrganStats(organ, n, volume_ml, mean, spread, value in edge))
+        rows.append(OrganStats(organ, n, volume_ml, mean, spread, not edge.isdisjoint(values)))
     return tuple(rows)
 
 
@@ -84,22 +83,24 @@ def _check_grid(labels: Labels, ct: Volume) -> None:
     )
 
 
-def _add_up(
-    labels: Labels, ct: Volume | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Voxels, sum and sum of squares of HU by label value; slice by slice to spare memory."""
-    size = max([*labels.organs, int(labels.values.max())]) + 1
-    counts = np.zeros(size, dtype=np.int64)
-    sums, squares = np.zeros(size), np.zeros(size)
+def _add_up(labels: Labels, ct: Volume | None) -> npt.NDArray[np.float64]:
+    """Voxels, sum and sum of squares of HU, (3, label value); by slices to spare memory."""
+    size = int(labels.values.max()) + 1
+    sums = np.zeros((3, size))  # whole numbers below 2**53, so exact
     for k, plane in enumerate(labels.values):
         inside = plane > 0
-        present = plane[inside]
-        counts += np.bincount(present, minlength=size)
+        present = plane[inside].astype(np.intp)
+        sums[0] += np.bincount(present, minlength=size)
         if ct is not None and present.size:
             hu = ct.hu[k][inside].astype(np.float64)
-            sums += np.bincount(present, hu, minlength=size)
-            squares += np.bincount(present, hu * hu, minlength=size)
-    return counts, sums, squares
+            sums[1] += np.bincount(present, hu, minlength=size)
+            sums[2] += np.bincount(present, hu * hu, minlength=size)
+    return sums
+
+
+def _within(values: list[int], sums: npt.NDArray[np.float64]) -> list[int]:
+    """The values that the label map is wide enough for; others have no voxel."""
+    return [value for value in values if value < sums.shape[1]]
 
 
 def _values_on_faces(labels: Labels) -> set[int]:
