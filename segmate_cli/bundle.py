@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -36,12 +37,20 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 PartT = TypeVar("PartT", bound=BaseModel)
 
+# A manifest is a page; networks of this design have tens of megabytes.
+_MANIFEST_BYTES = 1 << 20
+_NETWORK_BYTES = 4 << 30
+# Slices on either side of which the network may want to know; each is kept in memory.
+_FARTHEST_STEP = 64
+# What zipfile raises beside OSError: no such member, encrypted, another method, damaged.
+_DAMAGED = (KeyError, RuntimeError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile)
+
 # What the letters of a direction have in common: each axis of the model takes one of the three.
 _AXIS_OF = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class NetworkFile(_Part):
@@ -169,6 +178,8 @@ class Preprocessing(_Part):
         """The neighbours' offsets in slices of the model's grid."""
         step_mm = self.grid.spacing_mm[0]
         steps = [mm / step_mm for mm in self.neighbours_mm]
+        if any(abs(step) > _FARTHEST_STEP for step in steps):
+            raise ValueError(f"neighbours_mm {self.neighbours_mm} are over {_FARTHEST_STEP} slices")
         if any(abs(step - round(step)) > 1e-3 for step in steps):
             raise ValueError(
                 f"neighbours_mm {self.neighbours_mm} are not whole steps of {step_mm} mm"
@@ -266,9 +277,10 @@ class Bundle:
         """The bytes of a network file, hash checked.
 
         Raises:
-            HashMismatchError: The file is missing or is not the one the manifest names.
+            HashMismatchError: It is not the file that the manifest names.
+            ManifestError: It is missing or cannot be read.
         """
-        data = _read_member(self.location, network_file.file)
+        data = _read_member(self.location, network_file.file, _NETWORK_BYTES)
         found = hashlib.sha256(data).hexdigest()
         if found != network_file.sha256:
             raise HashMismatchError(
@@ -282,20 +294,23 @@ class Bundle:
 def open_bundle(name_or_path: str | Path = DEFAULT_MODEL) -> Bundle:
     """Open an installed model by name, or a bundle by its folder or ``.segmate`` file.
 
+    A name goes before a folder that happens to be called so; write that one ``./default``.
+
     Raises:
         ModelError: There is no such model; the message lists those installed.
         ManifestError: The manifest is missing, of another version, or inconsistent.
     """
+    installed = {bundle.name: bundle for bundle in bundled_folders()}
     path = Path(name_or_path)
-    if not path.exists():
-        installed = {bundle.name: bundle for bundle in bundled_folders()}
-        if str(name_or_path) not in installed:
-            raise ModelError(
-                f"there is no model '{name_or_path}': neither a bundle's folder or .segmate file "
-                f"nor installed ({', '.join(sorted(installed)) or 'none is'})."
-            )
-        path = installed[str(name_or_path)]
-    return Bundle(parse_manifest(_read_member(path, MANIFEST_NAME), str(path)), path)
+    if isinstance(name_or_path, str) and name_or_path in installed:
+        path = installed[name_or_path]
+    elif not name_or_path or not os.path.exists(path):  # pathlib's raises for a name too long
+        raise ModelError(
+            f"there is no model '{name_or_path}': neither a bundle's folder or .segmate file "
+            f"nor installed ({', '.join(sorted(installed)) or 'none is'})."
+        )
+    data = _read_member(path, MANIFEST_NAME, _MANIFEST_BYTES)
+    return Bundle(parse_manifest(data, str(path)), path)
 
 
 def bundled_folders() -> Iterator[Path]:
@@ -316,15 +331,15 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """
     try:
         raw = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: {MANIFEST_NAME} is not JSON ({error}).") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise ManifestError(f"{where}: {MANIFEST_NAME} does not describe a segmate bundle.")
     if version != FORMAT_VERSION:
         raise ManifestError(
-            f"{where}: bundle format {version} is unknown to this segmate, which reads format "
-            f"{FORMAT_VERSION}; install the release of segmate that the bundle was made for."
+            f"{where}: bundle format {version!r:.20} is unknown to this segmate, which reads "
+            f"format {FORMAT_VERSION}; install the release of segmate that the bundle was made for."
         )
     return validate(Manifest, raw, where)
 
@@ -335,29 +350,28 @@ def validate(kind: type[PartT], raw: object, where: str) -> PartT:
         return kind.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "top level"
+        place = ".".join(map(str, first["loc"]))[:100] or "top level"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ManifestError(f"{where}: {place}: {first['msg']}{more}.") from error
 
 
-def _read_member(location: Path, name: str) -> bytes:
+def _read_member(location: Path, name: str, most_bytes: int) -> bytes:
+    what = f"{location}: {name}"
     try:
         if location.is_dir():
+            _check_size((location / name).stat().st_size, most_bytes, what)
             return (location / name).read_bytes()
-        with _open_zip(location) as archive:
-            return archive.read(name)
-    except (OSError, KeyError) as error:
-        raise ManifestError(
-            f"{location}: {name} is missing or unreadable, so this is not a whole segmate bundle."
-        ) from error
-
-
-@contextmanager
-def _open_zip(location: Path) -> Iterator[zipfile.ZipFile]:
-    try:
+        if not zipfile.is_zipfile(location):
+            raise ManifestError(f"{location} is neither a bundle's folder nor a .segmate file.")
         with zipfile.ZipFile(location) as archive:
-            yield archive
-    except zipfile.BadZipFile as error:
+            _check_size(archive.getinfo(name).file_size, most_bytes, what)
+            return archive.read(name)  # never more than the size it states
+    except (OSError, *_DAMAGED) as error:
         raise ManifestError(
-            f"{location} is neither a bundle's folder nor a .segmate file."
+            f"{what} is missing or unreadable, so this is not a whole segmate bundle."
         ) from error
+
+
+def _check_size(size: int, most_bytes: int, what: str) -> None:
+    if size > most_bytes:
+        raise ManifestError(f"{what} has {size} bytes, more than the {most_bytes} it may have.")
