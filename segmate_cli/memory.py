@@ -58,11 +58,21 @@ def available_bytes() -> int | None:
     return min(free) if free else None
 
 
-def fixed_need(shape: tuple[int, int, int], grid_shape: tuple[int, int, int]) -> int:
-    """Bytes a run needs beside the scan and the batches: labels on both grids, and slack."""
-    voxels = shape[0] * shape[1] * shape[2]
+def fixed_need(
+    scan_shape: tuple[int, int, int], grid_shape: tuple[int, int, int], *, streams: bool
+) -> int:
+    """Bytes a run needs beside the batches, over what it holds before the scan is read.
+
+    Args:
+        scan_shape: Slices, rows and columns of the scan.
+        grid_shape: The same on the model's grid.
+        streams: Whether slices can flow; else the scan (int16) and its labels lie in memory.
+    """
+    plane = scan_shape[1] * scan_shape[2]
     on_grid = grid_shape[0] * grid_shape[1] * grid_shape[2]
-    return voxels + 3 * on_grid + _SLACK_BYTES
+    whole = 0 if streams else 3 * plane * scan_shape[0]
+    # Labels on the grid, the copy that clean-up makes of an organ, and float slices in use.
+    return 3 * on_grid + 24 * plane + whole + _SLACK_BYTES
 
 
 def _meminfo_available() -> int | None:

@@ -6,7 +6,6 @@ Nothing in it names a patient: of DICOM input it holds UIDs, of the path only wh
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -14,15 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from segmate_cli import __version__, files, memory
 from segmate_cli.errors import InputError
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ
-from segmate_cli.volume import DicomSource, Labels, Source
+from segmate_cli.volume import DicomSource, LabelMap, Source
 
 SCHEMA = "segmate-labels"
 SCHEMA_VERSION = 1
@@ -44,23 +40,21 @@ def itksnap_path(labels_path: Path) -> Path:
 
 
 def write(
-    labels: Labels,
-    labels_path: Path,
-    pixels_sha256: str | None,
-    seconds: dict[str, float],
+    labels: LabelMap, labels_path: Path, voxels_sha256: str, seconds: dict[str, float]
 ) -> None:
     """Write the sidecar of a label map that has just been written.
 
     Args:
         labels: What was written.
         labels_path: Where.
-        pixels_sha256: Hash of the scan's voxels, see ``voxels_sha256``; None if not known.
+        voxels_sha256: Of the label map's voxels: little-endian, in (k, j, i) order.
         seconds: Time by stage, added to what ``labels.run`` says.
 
     Raises:
         OutputError: It cannot be written.
     """
     run = dict(labels.run or {})
+    pixels_sha256 = run.pop("pixels_sha256", None)
     run["seconds"] = {
         **run.get("seconds", {}),
         **{stage: round(value, 4) for stage, value in seconds.items()},
@@ -75,7 +69,7 @@ def write(
         "output": {
             "file": labels_path.name,
             "file_sha256": files.sha256_of_file(labels_path),
-            "voxels_sha256": voxels_sha256(labels.values),
+            "voxels_sha256": voxels_sha256,
         },
         **run,
         "peak_memory_bytes": memory.peak_bytes(),
@@ -107,12 +101,6 @@ def label_row(value: int, organ: Organ) -> dict[str, Any]:
             side_code, side = LATERALITY_CODES[organ.side]
             code["modifier"] = {"scheme": CODE_SCHEME, "value": side_code, "meaning": side}
     return {"value": value, "organ": organ.key, "title": organ.title, "code": code}
-
-
-def voxels_sha256(values: npt.NDArray[Any]) -> str:
-    """sha256 of an array in (k, j, i) order, little-endian, without its shape."""
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(little).data).hexdigest()
 
 
 def _describe(source: Source | None, geometry: Geometry, digest: str | None) -> dict[str, Any]:
