@@ -7,7 +7,6 @@ series or the one asked for, `read_series` reads its voxels.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from pathlib import Path
 
 from segmate_cli.dicom_files import FileStore, open_store
 from segmate_cli.dicom_header import MALFORMED, Header, Rejected, read_header
-from segmate_cli.dicom_pixels import OnSlice, check_fit, read_voxels
+from segmate_cli.dicom_pixels import as_scan as _as_scan
+from segmate_cli.dicom_pixels import check_fit
 from segmate_cli.dicom_series import (
     DERIVED,
     IMAGE,
@@ -27,9 +27,9 @@ from segmate_cli.dicom_series import (
 )
 from segmate_cli.dicom_stack import Gap
 from segmate_cli.errors import AmbiguousSeriesError, InputError, UnreadableError, UsageError
-from segmate_cli.volume import Volume
+from segmate_cli.volume import Scan, Volume
 
-__all__ = ["Finding", "Gap", "SeriesInfo", "choose_series", "find_series", "read_series"]
+__all__ = ["Finding", "Gap", "SeriesInfo", "as_scan", "choose_series", "find_series", "read_series"]
 
 # Parsing holds Python's lock; a few threads hide the latency of a network share.
 _THREADS = 4
@@ -72,9 +72,7 @@ def find_series(path: Path) -> Finding:
         UnreadableError: ``path`` does not exist, cannot be opened, or is a damaged .zip.
         InputError: a .zip that is not safe to read; too many files.
     """
-    with open_store(path) as store, warnings.catch_warnings():
-        # pydicom warns of every odd value, with the value; what matters is in the Finding.
-        warnings.simplefilter("ignore")
+    with open_store(path) as store:
         with ThreadPoolExecutor(_THREADS) as pool:
             results = list(pool.map(lambda name: read_header(store, name), store.names))
         headers = [one for one in results if isinstance(one, Header)]
@@ -154,11 +152,14 @@ def choose_series(finding: Finding, wanted: str | None = None) -> SeriesInfo:
     )
 
 
-def read_series(
-    where: Finding | Path, series: SeriesInfo, on_slice: OnSlice | None = None
-) -> Volume:
-    """Voxels of a series as Hounsfield units; see `segmate_cli.dicom_pixels.read_voxels`."""
-    return read_voxels(where if isinstance(where, Path) else where.path, series, on_slice)
+def as_scan(where: Finding | Path, series: SeriesInfo) -> Scan:
+    """The series, ready to be read slice by slice; see `segmate_cli.dicom_pixels.as_scan`."""
+    return _as_scan(where if isinstance(where, Path) else where.path, series)
+
+
+def read_series(where: Finding | Path, series: SeriesInfo) -> Volume:
+    """All voxels of a series as Hounsfield units; see `segmate_cli.dicom_pixels.as_scan`."""
+    return as_scan(where, series).read()
 
 
 def series_table(series: Sequence[SeriesInfo]) -> str:

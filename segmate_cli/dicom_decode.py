@@ -9,6 +9,7 @@ process runs; it must not import more than it needs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -95,7 +96,10 @@ def decode(form: PixelFormat, data: bytes, frame: int = 0) -> Pixels:
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
-    if form.syntax_uid not in SAFE_SYNTAXES:
+    if form.syntax_uid in SAFE_SYNTAXES and form.syntax_uid != RLE:
+        # pydicom warns of what is more than that, such as a padding byte.
+        data = data[: form.rows * form.columns * form.bits_allocated // 8 * form.frames]
+    elif form.syntax_uid != RLE:
         _check_stream(form, data, frame)
         if form.syntax_uid == _JPEG_EXTENDED and form.bits_stored > 8:
             return _decode_12_bits(form, data, frame)
@@ -221,7 +225,9 @@ class DecoderProcess:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            cast("IO[bytes]", pipe).close()
+            # What a crashed child did not take is still in the buffer.
+            with contextlib.suppress(OSError):
+                cast("IO[bytes]", pipe).close()
 
     def decode(self, form: PixelFormat, data: bytes, frame: int = 0) -> Pixels:
         """Like `decode`, but a damaged stream always ends in a DecoderError."""

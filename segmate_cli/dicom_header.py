@@ -11,16 +11,17 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import dcmread, read_dataset
-from pydicom.tag import Tag
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
 
+from segmate_cli.dicom_decode import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from segmate_cli.dicom_files import FileStore, printable
 
 # What pydicom, its decoders, zlib and zipfile raise for malformed bytes, found by mutating files.
@@ -42,10 +43,6 @@ MALFORMED = (
     InvalidDicomError,
 )
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
-_IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-_EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-_EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _DICM_AT = 128
 _META_OF = {
@@ -55,14 +52,47 @@ _META_OF = {
 _MAX_INFLATED_BYTES = 256 << 20
 _MAX_INFLATED_HEADER_BYTES = 1 << 20
 
+# Two bytes each; every other attribute is text.
+_BINARY = (
+    *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+)
 _TAGS = (
     *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality"),
     *("SeriesDescription", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
     *("FrameOfReferenceUID", "AcquisitionNumber", "ConvolutionKernel", "BodyPartExamined"),
     *("ContrastBolusAgent", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("Rows", "Columns", "PixelSpacing", "SamplesPerPixel", "NumberOfFrames"),
-    *("LossyImageCompression",),
+    *("PixelSpacing", "NumberOfFrames", "LossyImageCompression", "PhotometricInterpretation"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+    *_BINARY,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValues:
+    """How a file stores its pixels, and how they become Hounsfield units.
+
+    Attributes:
+        bits_allocated, bits_stored, high_bit: As in the file; None where missing.
+        signed: PixelRepresentation, 0 or 1.
+        photometric: PhotometricInterpretation.
+        slope, intercept: RescaleSlope and -Intercept; None where missing, NaN where unreadable.
+        unit: RescaleType, or "".
+        padding: Stored values, from and to, that stand for no measurement; both unsigned, since
+            writers do not agree about the sign, of 16 bits.
+        has_table: Whether values go through a ModalityLUTSequence instead.
+    """
+
+    bits_allocated: int | None = None
+    bits_stored: int | None = None
+    high_bit: int | None = None
+    signed: int | None = None
+    photometric: str = ""
+    slope: float | None = None
+    intercept: float | None = None
+    unit: str = ""
+    padding: tuple[int, int] | None = None
+    has_table: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +123,7 @@ class Header:
     samples: int = 1
     frames: int = 1
     lossy: bool = False
+    values: StoredValues = StoredValues()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +151,12 @@ def read_header(store: FileStore, name: str) -> Header | Rejected:
             if not marked and guess_syntax(start, size) is None:
                 return Rejected(name, "not DICOM", is_dicom=False)
             stream.seek(0)
-            data, syntax = parse(stream, size, _TAGS, with_pixels=False)
+            parsed = parse(stream, size, with_pixels=False)
     except MALFORMED as error:
         if isinstance(error, OSError) and error.strerror:
             return Rejected(name, f"cannot be read: {error.strerror}", is_dicom=False)
         return Rejected(name, "damaged or cut off: its header cannot be parsed", is_dicom=True)
-    header = _header_of(data, name, syntax)
+    header = _header_of(parsed, name)
     if header.sop_class_uid == _DICOMDIR_CLASS:
         return Rejected(name, "DICOMDIR, an index of other files; not followed", is_dicom=True)
     if not header.series_uid and not header.modality:
@@ -142,49 +173,89 @@ def guess_syntax(start: bytes, size: int) -> str | None:
     """
     if len(start) < 16:
         return None
-    for order, explicit in (("<", _EXPLICIT_LITTLE), (">", _EXPLICIT_BIG)):
+    for order, explicit in (("<", EXPLICIT_LITTLE), (">", EXPLICIT_BIG)):
         group, element, vr, length = struct.unpack(order + "HH2sH", start[:8])
         if group in (2, 8) and element < 0x100 and length <= size:
             if vr in (b"UL", b"CS", b"UI", b"DA", b"TM", b"LO", b"SH", b"IS", b"DT", b"OB"):
                 return explicit
             long = struct.unpack("<L", start[4:8])[0]
             if order == "<" and group == 8 and long <= min(size, 1024):
-                return _IMPLICIT_LITTLE
+                return IMPLICIT_LITTLE
     return None
 
 
-def parse(
-    stream: BinaryIO, size: int, tags: Iterable[str], *, with_pixels: bool
-) -> tuple[Dataset, str]:
-    """Parse the named attributes of a seekable stream at its start: (dataset, transfer syntax).
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """The attributes of a file as raw bytes, with methods to convert them, which never raise.
+
+    pydicom's own conversion would warn of each odd value, quoting it.
+
+    Attributes:
+        data: The data set.
+        meta: The file meta group.
+        syntax_uid: Transfer syntax.
+    """
+
+    data: Dataset
+    meta: Dataset
+    syntax_uid: str
+
+    def raw(self, keyword: str) -> bytes:
+        """An attribute's bytes, b"" where it is missing or empty."""
+        return _raw(self.data, keyword)
+
+    def text(self, keyword: str) -> str:
+        """Printable text, values apart by backslashes; the file meta group's where empty."""
+        value = self.raw(keyword) or _raw(self.meta, _META_OF.get(keyword, keyword))
+        charset = self.raw("SpecificCharacterSet").decode("latin-1").split("\\")[0].strip()
+        encoding = python_encoding.get(charset, "latin-1")
+        parts = value.decode(str(encoding), "replace").split("\\")
+        return printable("\\".join(part.strip("\0 ") for part in parts), most=64)
+
+    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        """Exactly ``count`` finite numbers of a text attribute, or None."""
+        parts = self.raw(keyword).decode("latin-1").strip("\0 ").split("\\")
+        try:
+            found = tuple(float(part) for part in parts)
+        except ValueError:
+            return None
+        return found if len(found) == count and all(map(math.isfinite, found)) else None
+
+    def whole(self, keyword: str) -> int | None:
+        """A whole number of a text attribute or, unsigned, of one of 16 bits; or None."""
+        if keyword in _BINARY:
+            value, little = self.raw(keyword)[:2], self.syntax_uid != EXPLICIT_BIG
+            return int.from_bytes(value, "little" if little else "big") if value[1:] else None
+        found = self.numbers(keyword, 1)
+        return None if found is None or found[0] != int(found[0]) else int(found[0])
+
+
+def _raw(data: Dataset, keyword: str) -> bytes:
+    element = data.get_item(keyword) if keyword in data else None
+    value = None if element is None else element.value
+    return value if isinstance(value, bytes) else b""
+
+
+def parse(stream: BinaryIO, size: int, *, with_pixels: bool) -> Parsed:
+    """Parse the attributes named here, or PixelData, of a seekable stream at its start.
 
     Raises:
         one of MALFORMED: the stream is no DICOM file, or damaged.
     """
-    wanted = [*tags, "PixelData"] if with_pixels else list(tags)
+    wanted = [Tag(tag) for tag in (("PixelData",) if with_pixels else _TAGS)]
     start = stream.read(_DICM_AT + 4)
     marked = start[_DICM_AT:] == b"DICM"
-    has_meta = marked or start[:2] == b"\x02\x00"
     stream.seek(_DICM_AT + 4 if marked else 0)
-    meta = _meta(stream) if has_meta else Dataset()
-    syntax = _text(meta, "TransferSyntaxUID") if has_meta else guess_syntax(start, size)
+    meta, syntax = Dataset(), guess_syntax(start, size) or IMPLICIT_LITTLE
+    if marked or start[:2] == b"\x02\x00":
+        meta = _meta(stream)
+        syntax = _raw(meta, "TransferSyntaxUID").decode("latin-1").strip("\0 ") or syntax
     if syntax == DEFLATED:
         # pydicom would inflate without a bound.
         most = _MAX_INFLATED_BYTES if with_pixels else _MAX_INFLATED_HEADER_BYTES
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(most), most)
-        data = _dataset(BytesIO(inflated), _EXPLICIT_LITTLE, wanted, with_pixels)
-    elif syntax:
-        data = _dataset(stream, syntax, wanted, with_pixels)
-    else:
-        # A meta group without a syntax: pydicom works the encoding out.
-        stream.seek(0)
-        data = dcmread(stream, force=True, specific_tags=wanted, stop_before_pixels=not with_pixels)
-        syntax = _IMPLICIT_LITTLE if data.original_encoding[0] else _EXPLICIT_LITTLE
-    for keyword, meta_keyword in _META_OF.items():
-        # Anonymising often empties the data set's own.
-        if not _text(data, keyword):
-            setattr(data, keyword, _text(meta, meta_keyword))
-    return data, syntax
+        return Parsed(_dataset(BytesIO(inflated), syntax, wanted, with_pixels), meta, syntax)
+    return Parsed(_dataset(stream, syntax, wanted, with_pixels), meta, syntax)
 
 
 def _meta(stream: BinaryIO) -> Dataset:
@@ -198,79 +269,71 @@ def _meta(stream: BinaryIO) -> Dataset:
     )
 
 
-def _dataset(stream: BinaryIO, syntax: str, tags: list[str], with_pixels: bool) -> Dataset:
+def _dataset(stream: BinaryIO, syntax: str, wanted: list[BaseTag], with_pixels: bool) -> Dataset:
     def at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
         return tag >= 0x7FE00008
 
+    # Some writers name one encoding and use the other; the first element shows which.
+    at = stream.tell()
+    vr = stream.read(6)[4:]
+    stream.seek(at)
     return read_dataset(
         stream,
-        is_implicit_VR=syntax == _IMPLICIT_LITTLE,
-        is_little_endian=syntax != _EXPLICIT_BIG,
+        is_implicit_VR=not (vr.isalpha() and vr.isupper()),
+        is_little_endian=syntax != EXPLICIT_BIG,
         stop_when=None if with_pixels else at_pixels,
-        specific_tags=[Tag(tag) for tag in tags],
+        specific_tags=wanted,
     )
 
 
-def _header_of(data: Dataset, file: str, syntax: str) -> Header:
+def _header_of(data: Parsed, file: str) -> Header:
     return Header(
         file=file,
-        syntax_uid=syntax,
-        sop_class_uid=_text(data, "SOPClassUID"),
-        sop_uid=_text(data, "SOPInstanceUID"),
-        study_uid=_text(data, "StudyInstanceUID"),
-        series_uid=_text(data, "SeriesInstanceUID"),
-        frame_of_reference_uid=_text(data, "FrameOfReferenceUID"),
-        modality=_text(data, "Modality").upper(),
-        description=_text(data, "SeriesDescription"),
-        series_number=whole(data, "SeriesNumber"),
-        acquisition_number=whole(data, "AcquisitionNumber"),
-        image_type=tuple(_text(data, "ImageType").upper().split("\\")),
-        kernel=_text(data, "ConvolutionKernel"),
-        body_part=_text(data, "BodyPartExamined"),
-        contrast=bool(_text(data, "ContrastBolusAgent")),
-        thickness_mm=(numbers(data, "SliceThickness", 1) or (None,))[0],
-        position_mm=numbers(data, "ImagePositionPatient", 3),
-        orientation=numbers(data, "ImageOrientationPatient", 6),
-        pixel_spacing_mm=numbers(data, "PixelSpacing", 2),
-        rows=whole(data, "Rows") or 0,
-        columns=whole(data, "Columns") or 0,
-        samples=whole(data, "SamplesPerPixel") or 1,
-        frames=whole(data, "NumberOfFrames") or 1,
-        lossy=_text(data, "LossyImageCompression") == "01",
+        syntax_uid=data.syntax_uid,
+        sop_class_uid=data.text("SOPClassUID"),
+        sop_uid=data.text("SOPInstanceUID"),
+        study_uid=data.text("StudyInstanceUID"),
+        series_uid=data.text("SeriesInstanceUID"),
+        frame_of_reference_uid=data.text("FrameOfReferenceUID"),
+        modality=data.text("Modality").upper(),
+        description=data.text("SeriesDescription"),
+        series_number=data.whole("SeriesNumber"),
+        acquisition_number=data.whole("AcquisitionNumber"),
+        image_type=tuple(data.text("ImageType").upper().split("\\")),
+        kernel=data.text("ConvolutionKernel"),
+        body_part=data.text("BodyPartExamined"),
+        contrast=bool(data.text("ContrastBolusAgent")),
+        thickness_mm=(data.numbers("SliceThickness", 1) or (None,))[0],
+        position_mm=data.numbers("ImagePositionPatient", 3),
+        orientation=data.numbers("ImageOrientationPatient", 6),
+        pixel_spacing_mm=data.numbers("PixelSpacing", 2),
+        rows=data.whole("Rows") or 0,
+        columns=data.whole("Columns") or 0,
+        samples=data.whole("SamplesPerPixel") or 1,
+        frames=data.whole("NumberOfFrames") or 1,
+        lossy=data.text("LossyImageCompression") == "01",
+        values=_values_of(data),
     )
 
 
-def value_of(data: Dataset, keyword: str) -> Any:
-    """An attribute's value, or None where it is missing, empty or cannot be converted."""
-    try:
-        value = data.get(keyword)
-    except MALFORMED:
+def _values_of(data: Parsed) -> StoredValues:
+    padding = data.whole("PixelPaddingValue")
+    limit = data.whole("PixelPaddingRangeLimit")
+    return StoredValues(
+        bits_allocated=data.whole("BitsAllocated"),
+        bits_stored=data.whole("BitsStored"),
+        high_bit=data.whole("HighBit"),
+        signed=data.whole("PixelRepresentation"),
+        photometric=data.text("PhotometricInterpretation"),
+        slope=_present(data, "RescaleSlope"),
+        intercept=_present(data, "RescaleIntercept"),
+        unit=data.text("RescaleType").upper(),
+        padding=None if padding is None else (padding, padding if limit is None else limit),
+        has_table="ModalityLUTSequence" in data.data,
+    )
+
+
+def _present(data: Parsed, keyword: str) -> float | None:
+    if not data.raw(keyword).strip():
         return None
-    return None if value is None or value == "" else value
-
-
-def _text(data: Dataset, keyword: str) -> str:
-    value = value_of(data, keyword)
-    if value is None:
-        return ""
-    parts = [value] if isinstance(value, str) else value
-    try:
-        return printable("\\".join(str(part).strip() for part in parts), most=64).strip("\0 ")
-    except MALFORMED:
-        return ""
-
-
-def numbers(data: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Exactly ``count`` finite numbers of an attribute, or None."""
-    value = value_of(data, keyword)
-    try:
-        parts = tuple(float(part) for part in ([value] if count == 1 else value))
-    except MALFORMED:
-        return None
-    return parts if len(parts) == count and all(map(math.isfinite, parts)) else None
-
-
-def whole(data: Dataset, keyword: str) -> int | None:
-    """A whole number of an attribute, or None."""
-    found = numbers(data, keyword, 1)
-    return None if found is None or found[0] != int(found[0]) else int(found[0])
+    return (data.numbers(keyword, 1) or (math.nan,))[0]

@@ -1,23 +1,19 @@
-"""The voxels of a DICOM series as Hounsfield units, slice by slice into one int16 array."""
+"""The voxels of a DICOM series as Hounsfield units, slice by slice."""
 
 from __future__ import annotations
 
 import os
 import threading
-import warnings
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from segmate_cli.dicom_decode import (
-    EXPLICIT_BIG,
     SAFE_SYNTAXES,
     SYNTAX_NAMES,
     DecoderError,
@@ -27,77 +23,48 @@ from segmate_cli.dicom_decode import (
     decode,
 )
 from segmate_cli.dicom_files import FileStore, open_store
-from segmate_cli.dicom_header import MALFORMED, Header, numbers, parse, value_of, whole
+from segmate_cli.dicom_header import MALFORMED, Header, parse
 from segmate_cli.dicom_series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.errors import GeometryError, InputError, NotHounsfieldError, UnreadableError
-from segmate_cli.volume import DicomSource, Hounsfield, Volume
+from segmate_cli.volume import DicomSource, Hounsfield, Scan
 
 # Air at the lower end of the 12-bit CT scale. Padding lies outside of the reconstruction circle,
 # where air would be; any value far below it (-2000, -3024) would bend resampling at its border.
 PADDING_HU = -1024
 _HIGHEST_CT_HU = 3071
+_INT16 = np.iinfo(np.int16)
 _MOST_WORKERS = 4
 # A decoder process takes 0.3 s to start.
 _SLICES_A_PROCESS = 8
-
-_TAGS = (
-    *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
-    *("PixelRepresentation", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope"),
-    *("RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    "ModalityLUTSequence",
-)
-
-OnSlice = Callable[[int, int], None]
+_SLICES_AHEAD = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Notes:
-    """What is odd about the values of one slice."""
+def as_scan(path: Path, series: SeriesInfo) -> Scan:
+    """A series that `segmate_cli.dicom.choose_series` gave, ready to be read slice by slice.
 
-    rescale_missing: bool = False
-    other_unit: bool = False
-    padded: int = 0
-    padding_in_range: int = 0
-    clipped: int = 0
-
-
-def read_voxels(path: Path, series: SeriesInfo, on_slice: OnSlice | None = None) -> Volume:
-    """Read a series that `segmate_cli.dicom.choose_series` gave.
-
-    Slices are in the order of their positions along the normal, so k grows along it; each is
-    rescaled by its own slope and intercept in exact or float64 arithmetic and rounded to int16.
+    Slices come in the order of their positions along the normal, so k grows along it; each is
+    rescaled by its own slope and intercept, exactly or in float64, and rounded to int16.
 
     Args:
         path: Where the series was found.
         series: The series.
-        on_slice: Called with (slices read, slices) after each one, from several threads.
 
     Raises:
         GeometryError: missing, doubled, uneven, tilted or mixed slices, with their places.
-        NotHounsfieldError: no Hounsfield units can be had from the stored values.
-        UnreadableError: a file is damaged, cut off, gone, or its compression is unknown.
         InputError: the series is no stack of CT slices.
+        UnreadableError: its compression is unknown; later, a file is damaged, cut off or gone.
+        NotHounsfieldError: later, no Hounsfield units can be had from the stored values.
     """
     check_fit(path, series)
-    geometry = series.geometry
-    hu = np.empty(geometry.shape, dtype=np.int16)
-    with open_store(path) as store, warnings.catch_warnings(), ExitStack() as stack:
-        warnings.simplefilter("ignore")
-        reader = _SliceReader(path, store, series, hu, on_slice, stack)
-        with ThreadPoolExecutor(_workers(series)) as pool:
-            jobs = [pool.submit(reader.read, k) for k in range(len(series.slices))]
-            try:
-                notes = [job.result() for job in jobs]
-            finally:
-                pool.shutdown(cancel_futures=True)
-    return Volume(hu, geometry, _source(path, series), _warnings(series, notes))
+    source = _source(path, series)
+    return Scan(series.geometry, lambda: _planes(path, series), source, _warnings(series))
 
 
 def check_fit(path: Path, series: SeriesInfo) -> None:
     """Refuse a series that is no complete, even, upright stack, before any pixel is read.
 
     Raises:
-        GeometryError, UnreadableError, InputError: as `read_voxels` says.
+        GeometryError, UnreadableError, InputError: as `as_scan` says.
     """
     what = f"{path}, series {series.description or series.series_uid[-16:] or '(no UID)'}"
     if series.kind not in (IMAGE, DERIVED):
@@ -120,6 +87,24 @@ def check_fit(path: Path, series: SeriesInfo) -> None:
         )
 
 
+def _planes(path: Path, series: SeriesInfo) -> Iterator[Hounsfield]:
+    """Yield the slices in order, reading a few ahead."""
+    workers = _workers(series)
+    with open_store(path) as store, ExitStack() as stack:
+        reader = _SliceReader(path, store, stack)
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        ahead: deque[Future[Hounsfield]] = deque()
+        try:
+            for header in series.slices:
+                ahead.append(pool.submit(reader.read, header))
+                if len(ahead) > workers * _SLICES_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _workers(series: SeriesInfo) -> int:
     cores = os.cpu_count() or 1
     wanted = 1 + len(series.slices) // _SLICES_A_PROCESS
@@ -127,45 +112,26 @@ def _workers(series: SeriesInfo) -> int:
 
 
 class _SliceReader:
-    """Reads single slices into the volume; called from several threads."""
+    """Reads single slices; called from several threads, each with its own decoder process."""
 
-    def __init__(
-        self,
-        path: Path,
-        store: FileStore,
-        series: SeriesInfo,
-        hu: Hounsfield,
-        on_slice: OnSlice | None,
-        stack: ExitStack,
-    ) -> None:
-        self._path, self._store, self._series, self._hu = path, store, series, hu
-        self._on_slice, self._stack = on_slice, stack
-        self._lock, self._local, self._done = threading.Lock(), threading.local(), 0
+    def __init__(self, path: Path, store: FileStore, stack: ExitStack) -> None:
+        self._path, self._store, self._stack = path, store, stack
+        self._lock, self._local = threading.Lock(), threading.local()
 
-    def read(self, k: int) -> _Notes:
-        """Read slice k; what is odd about it."""
-        header = self._series.slices[k]
+    def read(self, header: Header) -> Hounsfield:
+        """One slice, (rows, columns) int16 HU."""
         try:
-            data = self._load(header)
-            form = _pixel_format(data, header)
-            stored = self._decode(form, data["PixelData"].value)
+            form = _pixel_format(header)
+            with self._store.open(header.file) as file:
+                content = file.read()
+            parsed = parse(BytesIO(content), len(content), with_pixels=True)
+            stored = self._decode(form, parsed.data["PixelData"].value)
         except (DecoderError, *MALFORMED) as error:
             raise self._failure(header, error) from None
         try:
-            notes = _to_hu(stored, data, form, self._hu[k])
+            return _to_hu(stored, header, form.signed)
         except NotHounsfieldError as error:
             raise NotHounsfieldError(f"{self._path}, {header.file}: {error}") from None
-        if self._on_slice is not None:
-            with self._lock:
-                self._done += 1
-                self._on_slice(self._done, len(self._series.slices))
-        return notes
-
-    def _load(self, header: Header) -> Dataset:
-        with self._store.open(header.file) as file:
-            content = file.read()
-        data, _ = parse(BytesIO(content), len(content), _TAGS, with_pixels=True)
-        return data
 
     def _decode(self, form: PixelFormat, value: bytes) -> Pixels:
         if form.syntax_uid in SAFE_SYNTAXES:
@@ -199,22 +165,21 @@ class _FormatError(ValueError):
     """A pixel format that no CT has; its text is fit for users."""
 
 
-def _pixel_format(data: Dataset, header: Header) -> PixelFormat:
+def _pixel_format(header: Header) -> PixelFormat:
     """Pixel format of a slice, checked.
 
     Raises:
-        _FormatError: it does not make sense, or is another than the header had.
+        _FormatError: it does not make sense.
     """
-    allocated, stored = whole(data, "BitsAllocated"), whole(data, "BitsStored")
-    signed = whole(data, "PixelRepresentation")
+    values = header.values
+    allocated, stored = values.bits_allocated, values.bits_stored
     if allocated not in (8, 16, 32) or stored is None or not 1 <= stored <= allocated:
         raise _FormatError(f"BitsAllocated {allocated} and BitsStored {stored} do not go together")
-    if whole(data, "HighBit") not in (None, stored - 1):
-        raise _FormatError(f"HighBit {whole(data, 'HighBit')} with BitsStored {stored}")
-    if signed not in (0, 1):
-        raise _FormatError(f"PixelRepresentation is {signed}")
-    photometric = str(value_of(data, "PhotometricInterpretation") or "MONOCHROME2").strip()
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if values.high_bit not in (None, stored - 1):
+        raise _FormatError(f"HighBit {values.high_bit} does not go with BitsStored {stored}")
+    if values.signed not in (0, 1):
+        raise _FormatError(f"PixelRepresentation is {values.signed}, neither 0 nor 1")
+    if values.photometric not in ("", "MONOCHROME1", "MONOCHROME2"):
         raise _FormatError("its PhotometricInterpretation is not monochrome")
     return PixelFormat(
         syntax_uid=header.syntax_uid,
@@ -222,78 +187,58 @@ def _pixel_format(data: Dataset, header: Header) -> PixelFormat:
         columns=header.columns,
         bits_allocated=allocated,
         bits_stored=stored,
-        signed=bool(signed),
-        photometric=photometric,
+        signed=bool(values.signed),
+        photometric=values.photometric or "MONOCHROME2",
     )
 
 
-def _to_hu(stored: Pixels, data: Dataset, form: PixelFormat, out: Hounsfield) -> _Notes:
-    """Rescale one slice into ``out`` and take its padding out."""
-    if "ModalityLUTSequence" in data:
+def _to_hu(stored: Pixels, header: Header, signed: bool) -> Hounsfield:
+    """Rescale one slice and take its padding out.
+
+    Raises:
+        NotHounsfieldError: there is no usable slope and intercept.
+    """
+    if header.values.has_table:
         raise NotHounsfieldError(
             "values go through a modality lookup table, so they are not Hounsfield units."
         )
-    slope, intercept, missing = _rescale(data)
-    padding = _padding_range(data, form)
-    if slope == int(slope) and intercept == int(intercept) and abs(slope * intercept) < 1 << 20:
-        values: Pixels = stored.astype(np.int64) * int(slope) + int(intercept)
-    else:
-        values = np.rint(stored.astype(np.float64) * slope + intercept)
-    padded = in_range = 0
-    if padding is not None:
-        is_padding = (stored >= padding[0]) & (stored <= padding[1])
-        ends_hu = sorted(value * slope + intercept for value in padding)
-        if ends_hu[1] < PADDING_HU or ends_hu[0] > _HIGHEST_CT_HU:
-            values[is_padding] = PADDING_HU
-            padded = int(is_padding.sum())
-        elif ends_hu[1] > PADDING_HU:
-            # Real tissue may have this value, so it is no sign of padding alone.
-            in_range = int(is_padding.sum())
-    limits = np.iinfo(np.int16)
-    clipped = int(((values < limits.min) | (values > limits.max)).sum())
-    np.clip(values, limits.min, limits.max, out=values)
-    out[...] = values
-    unit = str(value_of(data, "RescaleType") or "HU").strip().upper()
-    return _Notes(missing, unit != "HU", padded, in_range, clipped)
-
-
-def _rescale(data: Dataset) -> tuple[float, float, bool]:
-    """(slope, intercept, whether they are missing)."""
-    has = [keyword in data for keyword in ("RescaleSlope", "RescaleIntercept")]
-    if not any(has):
-        return 1.0, 0.0, True
-    slope = numbers(data, "RescaleSlope", 1) if has[0] else (1.0,)
-    intercept = numbers(data, "RescaleIntercept", 1) if has[1] else (0.0,)
-    if slope is None or intercept is None or slope[0] == 0.0:
+    slope, intercept = _rescale(header)
+    if not np.isfinite((slope, intercept)).all() or slope == 0:
         raise NotHounsfieldError(
             "RescaleSlope or RescaleIntercept is zero or no number, so its values have no unit; "
             "export it again."
         )
-    return slope[0], intercept[0], False
-
-
-def _padding_range(data: Dataset, form: PixelFormat) -> tuple[int, int] | None:
-    """Stored values, from and to, that stand for no measurement."""
-    value = _stored_number(data, "PixelPaddingValue", form)
-    if value is None:
-        return None
-    limit = _stored_number(data, "PixelPaddingRangeLimit", form)
-    limit = value if limit is None else limit
-    return min(value, limit), max(value, limit)
-
-
-def _stored_number(data: Dataset, keyword: str, form: PixelFormat) -> int | None:
-    """An attribute that is signed or not as the pixels are, whatever its VR says."""
-    value = value_of(data, keyword)
-    if isinstance(value, bytes):
-        order = ">" if form.syntax_uid == EXPLICIT_BIG else "<"
-        found: int | None = int(np.frombuffer(value[:2], order + "u2")[0]) if value[1:] else None
+    if slope == 1 and intercept == int(intercept) and abs(intercept) <= _INT16.max:
+        values: Pixels = stored.astype(np.int32 if stored.itemsize < 4 else np.int64)
+        values += int(intercept)
     else:
-        found = whole(data, keyword)
-    if found is None:
+        values = np.rint(stored.astype(np.float64) * slope + intercept)
+    padding = _padding(header, signed)
+    if padding is not None and _is_no_tissue(header, padding):
+        values[(stored >= padding[0]) & (stored <= padding[1])] = PADDING_HU
+    return np.clip(values, _INT16.min, _INT16.max, out=values).astype(np.int16)
+
+
+def _rescale(header: Header) -> tuple[float, float]:
+    slope, intercept = header.values.slope, header.values.intercept
+    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+
+
+def _padding(header: Header, signed: bool) -> tuple[int, int] | None:
+    """Lowest and highest stored value that stand for no measurement."""
+    if header.values.padding is None:
         return None
-    wrapped = found & 0xFFFF
-    return wrapped - 0x10000 if form.signed and wrapped >= 0x8000 else wrapped
+    ends = sorted(
+        end - 0x10000 if signed and end >= 0x8000 else end for end in header.values.padding
+    )
+    return ends[0], ends[1]
+
+
+def _is_no_tissue(header: Header, padding: tuple[int, int]) -> bool:
+    """Whether padding lies off the scale of a CT; a wrong tag must not blank real voxels."""
+    slope, intercept = _rescale(header)
+    low, high = sorted(end * slope + intercept for end in padding)
+    return high <= PADDING_HU or low > _HIGHEST_CT_HU
 
 
 def _source(path: Path, series: SeriesInfo) -> DicomSource:
@@ -309,34 +254,27 @@ def _source(path: Path, series: SeriesInfo) -> DicomSource:
     )
 
 
-def _warnings(series: SeriesInfo, notes: list[_Notes]) -> tuple[str, ...]:
+def _warnings(series: SeriesInfo) -> tuple[str, ...]:
+    """What is odd about a series without being refused."""
     found = []
-    count = Counter[str]()
-    for note in notes:
-        count["missing"] += note.rescale_missing
-        count["unit"] += note.other_unit
-        count["clipped"] += note.clipped
-        count["in_range"] += note.padding_in_range
-    if count["missing"]:
+    slices = series.slices
+    if not series.series_uid:
+        found.append("The files have no SeriesInstanceUID; they were told apart by description.")
+    missing = sum(one.values.slope is None and one.values.intercept is None for one in slices)
+    if missing:
         found.append(
-            f"{count['missing']} slices have no RescaleSlope and RescaleIntercept; their values "
-            "were taken as Hounsfield units."
+            f"{missing} slices have no RescaleSlope and RescaleIntercept; their values were taken "
+            "as Hounsfield units."
         )
-    if count["unit"]:
-        found.append(f"{count['unit']} slices have a RescaleType other than HU.")
-    if count["clipped"]:
-        found.append(f"{count['clipped']} voxels lay outside of 16 bits and were clipped.")
-    if count["in_range"]:
-        found.append(
-            f"{count['in_range']} voxels have a PixelPaddingValue that tissue could have too; "
-            "they were kept."
-        )
-    if any(header.lossy for header in series.slices):
+    if any(one.values.unit not in ("", "HU") for one in slices):
+        found.append("RescaleType is not HU.")
+    paddings = [(one, _padding(one, one.values.signed == 1)) for one in slices]
+    if any(padding and not _is_no_tissue(one, padding) for one, padding in paddings):
+        found.append("PixelPaddingValue is one that tissue can have; such voxels were kept.")
+    if any(one.lossy for one in slices):
         found.append("The images went through lossy compression.")
     if series.kind == DERIVED:
         found.append("The series is a derived one (ImageType DERIVED, SECONDARY).")
-    if not series.series_uid:
-        found.append("The files have no SeriesInstanceUID; they were told apart by description.")
-    if len({header.thickness_mm for header in series.slices}) > 1:
+    if len({one.thickness_mm for one in slices}) > 1:
         found.append("SliceThickness differs between slices.")
     return tuple(found)
