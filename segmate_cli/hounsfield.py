@@ -19,6 +19,8 @@ _OVERRIDE = "If you are sure that it is CT, use --no-hu-check"
 _SLICES_LOOKED_AT = 64
 # Ranges whose shares are told apart: a body, true air, and air with the sign turned round.
 _BODY, _AIR, _NEGATED_AIR = (-200, 300), (-1100, -850), (850, 1100)
+# What lies lower was not scanned: scanners fill the corners with -2000, -3024 and the like.
+_LOWEST_SCANNED = -1500
 
 
 class HuCensus:
@@ -32,7 +34,7 @@ class HuCensus:
         self._step = max(1, slices // _SLICES_LOOKED_AT)
         self._seen = 0
         self._total = 0
-        self._low, self._high = 32767, -32768
+        self._low, self._high = 32767, -32768  # of what was scanned; of all
         self._counts = dict.fromkeys((_BODY, _AIR, _NEGATED_AIR), 0)
 
     def add(self, plane: npt.NDArray[np.int16]) -> None:
@@ -42,7 +44,8 @@ class HuCensus:
         if not looked_at:
             return
         self._total += plane.size
-        self._low = min(self._low, int(plane.min()))
+        scanned = plane >= _LOWEST_SCANNED
+        self._low = min(self._low, int(plane.min(where=scanned, initial=32767)))
         self._high = max(self._high, int(plane.max()))
         for low, high in self._counts:
             inside = (plane >= low) & (plane <= high)
@@ -70,9 +73,9 @@ class HuCensus:
         low, high = self._low, self._high
         span = f"values from {low} to {high}"
         if low >= high:
-            return f"every voxel is {low}: an empty volume"
+            return f"every voxel is {high} (or padding): an empty volume"
         if high - low < 100:
-            return f"{span} span too little for CT: scaled to 0..1 or a mask?"
+            return f"{span} span too little for CT (scaled to 0..1, or a mask)"
         if low >= 0 and high <= 255:
             return f"{span} are those of an 8-bit picture, not HU"
         if low >= 0:
@@ -82,8 +85,11 @@ class HuCensus:
             )
         if high < -200:
             return f"{span}: there is nothing as dense as a body"
-        if self._share(_NEGATED_AIR) > 0.1 > 10 * self._share(_AIR) and low > -1100:
-            return f"{span} with a peak near +1000: the sign is inverted"
+        if self._share(_NEGATED_AIR) > 0.1 > 10 * self._share(_AIR):
+            return (
+                f"{span} with a peak near +1000 and none near -1000: the sign is inverted, or the "
+                "rescale intercept is missing"
+            )
         return None
 
     def _warnings(self) -> tuple[str, ...]:
