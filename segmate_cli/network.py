@@ -10,12 +10,13 @@ only when a network is built).
 
 from __future__ import annotations
 
+import copy
 import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from segmate_cli.layers import (
     Align,
     DecoderBlock,
     FiLM,
+    OrderedFusion,
+    SameConv,
     SliceFusion,
     SqueezeExcite,
     resize,
@@ -142,6 +145,13 @@ class SliceNetwork(nn.Module):
             for number, channels in enumerate(DECODER_CHANNELS[:3], start=1):
                 self.add_module(f"deep_head{number}", nn.Conv2d(channels, organs, 1))
 
+    def drop_training_heads(self) -> None:
+        """Keep the segmentation head only."""
+        self.boundary_head = self.presence_head = None
+        for number in (1, 2, 3) if self.deep_heads else ():
+            delattr(self, f"deep_head{number}")
+        self.deep_heads = False
+
     def _up(self, level: int, x: Tensor, beside: Tensor) -> Tensor:
         """Twice the size, fitted to the feature beside it, and joined with it."""
         x = resize(getattr(self, f"up{level}")(x), beside.shape[-2:])
@@ -205,15 +215,46 @@ class SegMate(nn.Module):
 
 
 class InferenceNetwork(nn.Module):
-    """What is exported: logits only, and a position input only where the network has FiLM."""
+    """What is exported: logits only, without whatever serves only training.
 
-    def __init__(self, network: SegMate) -> None:
+    The network is copied; re-parameterisable blocks are merged, and padding that depends on the
+    size is made exportable. The same numbers come out, to float32 rounding.
+
+    Args:
+        network: what to export.
+        mean: subtracted from the slices before anything else, and
+        deviation: what they are then divided by; for checkpoints whose own input range is too
+            narrow for a caller's float32 arithmetic (see `segmate_cli.convert`).
+    """
+
+    def __init__(self, network: SegMate, mean: float = 0.0, deviation: float = 1.0) -> None:
         super().__init__()
-        self.network = network
+        self.mean, self.deviation = mean, deviation
+        from timm.utils.model import reparameterize_model
+
+        network = copy.deepcopy(network).eval()
+        network.model.drop_training_heads()
+        self.network = reparameterize_model(network)
+        _make_padding_exportable(self.network)
+        self.has_input_range = (mean, deviation) != (0.0, 1.0)
+        if self.has_input_range:
+            self.network.fusion = OrderedFusion(self.network.fusion)
+        self.eval()
 
     def forward(self, slices: Tensor, slice_position: Tensor | None = None) -> Tensor:
         """Logits (N, organs, H, W); a `slice_position` (N,) below 0 means unknown."""
-        return self.network.segmentation(slices, slice_position)
+        if self.has_input_range:
+            slices = (slices - self.mean) / self.deviation
+        return cast(Tensor, self.network.segmentation(slices, slice_position))
+
+
+def _make_padding_exportable(network: nn.Module) -> None:
+    from timm.layers import Conv2dSame
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, Conv2dSame) and module.kernel_size >= module.stride:
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, SameConv(module))
 
 
 def build_encoder(name: str) -> tuple[nn.Module, tuple[int, ...]]:
