@@ -1,0 +1,1 @@
+"""Whole-process measurements of segmate: python -m benchmarks --help."""
