@@ -1,0 +1,188 @@
+"""The sidecar: whole, true, readable again, and silent about the patient."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segmate_cli import __version__, organs, sidecar
+from segmate_cli.errors import OutputError
+from segmate_cli.geometry import Geometry
+from segmate_cli.volume import DicomSource, Labels, NiftiSource
+
+ORGANS = {2: organs.organ("liver"), 1: organs.organ("kidney_left")}
+DICOM = DicomSource(
+    path=Path("scan.zip"),
+    study_uid="1.2.3",
+    series_uid="1.2.3.4",
+    frame_of_reference_uid=None,
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+    sop_instance_uids=("1.2.3.4.1", "1.2.3.4.2"),
+    files=("DOE^JANE/0001", "DOE^JANE/0002"),
+    description="DOE JANE 19700101",
+)
+RUN = {
+    "model": {"name": "tiny", "weights_sha256": "0" * 64},
+    "pixels_sha256": "ab" * 32,
+    "seconds": {"network": 1.5},
+    "warnings": [],
+}
+
+
+def written(folder: Path, name: str = "labels.nii.gz", **changes: object) -> dict:
+    parts = {
+        "values": np.zeros((2, 3, 4), np.uint8),
+        "geometry": Geometry(np.diag([2.0, 1.0, 0.5, 1.0]), (2, 3, 4)),
+        "organs": ORGANS,
+        "source": NiftiSource(Path("scan.nii.gz"), None),
+        "run": RUN,
+        **changes,
+    }
+    path = folder / name
+    path.write_bytes(b"a label map")
+    sidecar.write(Labels(**parts), path, "cd" * 32, {"write": 0.123456})
+    return json.loads(sidecar.path_for(path).read_text())
+
+
+@pytest.mark.parametrize(
+    ("labels", "beside", "itksnap"),
+    [
+        ("labels.nii.gz", "labels.json", "labels.itksnap.txt"),
+        ("labels.nii", "labels.json", "labels.itksnap.txt"),
+        ("LABELS.NII.GZ", "LABELS.json", "LABELS.itksnap.txt"),
+        ("a.b.nii.gz", "a.b.json", "a.b.itksnap.txt"),
+        ("ct.gz.nii", "ct.gz.json", "ct.gz.itksnap.txt"),
+    ],
+)
+def test_names_of_the_files_beside(labels, beside, itksnap):
+    folder = Path("some.where")
+    assert sidecar.path_for(folder / labels) == folder / beside
+    assert sidecar.itksnap_path(folder / labels) == folder / itksnap
+
+
+def test_it_says_what_was_made_of_what_by_what(tmp_path):
+    found = written(tmp_path)
+    assert (found["schema"], found["schema_version"]) == ("segmate-labels", 1)
+    assert found["segmate_version"] == __version__
+    assert datetime.datetime.fromisoformat(found["created"]).utcoffset() == datetime.timedelta(0)
+    assert found["input"] == {
+        "path": "scan.nii.gz",
+        "kind": "nifti",
+        "shape_kji": [2, 3, 4],
+        "spacing_kji_mm": [2.0, 1.0, 0.5],
+        "affine_kji_to_lps_mm": np.diag([2.0, 1.0, 0.5, 1.0]).tolist(),
+        "pixels_sha256": "ab" * 32,
+    }
+    assert found["output"] == {
+        "file": "labels.nii.gz",
+        "file_sha256": hashlib.sha256(b"a label map").hexdigest(),
+        "voxels_sha256": "cd" * 32,
+    }
+    assert found["model"] == RUN["model"]
+    assert found["seconds"] == {"network": 1.5, "write": 0.1235}
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["peak_memory_bytes"] >= 0
+
+
+def test_labels_come_by_value_with_their_codes(tmp_path):
+    kidney, liver = written(tmp_path)["labels"]
+    assert kidney == {
+        "value": 1,
+        "organ": "kidney_left",
+        "title": "Left kidney",
+        "code": {
+            "scheme": "SCT",
+            "value": "64033007",
+            "meaning": "Kidney",
+            "modifier": {"scheme": "SCT", "value": "7771000", "meaning": "Left"},
+        },
+    }
+    assert (liver["value"], liver["code"]["value"]) == (2, "10200004")
+    assert "modifier" not in liver["code"]
+
+
+def test_somebody_elses_label_has_no_code():
+    row = sidecar.label_row(75, organs.foreign_organ("femur_left", 75))
+    assert row == {"value": 75, "organ": "femur_left", "title": "Femur left", "code": None}
+
+
+def test_labels_without_a_source_or_a_run(tmp_path):
+    found = written(tmp_path, source=None, run=None)
+    assert found["input"]["path"] is None
+    assert found["input"]["kind"] is None
+    assert found["input"]["pixels_sha256"] is None
+    assert found["seconds"] == {"write": 0.1235}
+
+
+def test_writing_changes_nothing_of_the_run(tmp_path):
+    before = json.dumps(RUN)
+    written(tmp_path)
+    assert json.dumps(RUN) == before
+
+
+def test_of_dicom_it_keeps_uids_and_nothing_that_names_the_patient(tmp_path):
+    found = written(tmp_path, source=DICOM)
+    assert found["input"]["kind"] == "dicom"
+    assert found["input"]["dicom"] == {
+        "study_uid": "1.2.3",
+        "series_uid": "1.2.3.4",
+        "frame_of_reference_uid": None,
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
+        "sop_instance_uids": ["1.2.3.4.1", "1.2.3.4.2"],
+    }
+    assert "DOE" not in (tmp_path / "labels.json").read_text()
+
+
+def test_of_niftis_header_no_text_is_kept(tmp_path):
+    import nibabel
+
+    header = nibabel.Nifti1Header()
+    header["descrip"] = header["db_name"] = b"DOE JANE"
+    written(tmp_path, source=NiftiSource(Path("scan.nii"), header))
+    assert "DOE" not in (tmp_path / "labels.json").read_text()
+
+
+def test_names_come_back(tmp_path):
+    written(tmp_path)
+    assert sidecar.label_names(tmp_path / "labels.nii.gz") == ORGANS
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"Modality": "CT", "KVP": 120}',
+        '{"RepetitionTime": 2, "FlipAngle": 90}',
+        '{"schema": "segmate-labels"}',
+        '{"schema": "segmate-labels", "labels": [{}]}',
+        "[" * 100_000,
+        "\ud800",
+    ],
+)
+def test_another_tools_file_of_that_name_says_nothing(tmp_path, content):
+    if content is not None:
+        (tmp_path / "labels.json").write_text(content, errors="surrogatepass", encoding="utf-8")
+    assert sidecar.label_names(tmp_path / "labels.nii.gz") == {}
+
+
+def test_a_folder_of_that_name_says_nothing(tmp_path):
+    (tmp_path / "labels.json").mkdir()
+    assert sidecar.label_names(tmp_path / "labels.nii.gz") == {}
+    with pytest.raises(OutputError):
+        written(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.json", "labels.nii.gz"]
+
+
+def test_versions_are_those_installed():
+    versions = sidecar.package_versions()
+    assert versions["numpy"] == np.__version__
+    assert set(versions) <= set(sidecar._PACKAGES)
