@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmate_cli import memory
@@ -45,6 +45,7 @@ def test_what_is_no_size_is_refused(text):
         memory.parse_size(text)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.integers(1, 10**14), st.floats(1, 1e14)))
 def test_a_size_that_was_shown_can_be_given_back(size):
     shown = memory.human(size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmate_cli import organs
@@ -83,6 +83,7 @@ def test_the_order_is_that_of_the_words_and_doubles_are_dropped():
     assert keys() == []
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ORGANS), st.sampled_from([" ", "_", "-", "  "]), st.booleans())
 def test_case_and_separators_do_not_matter(organ, separator, shout):
     word = organ.key.replace("_", separator)
@@ -130,6 +131,7 @@ def test_somebody_elses_organs():
     assert select(["Femur-Left"], [femur]) == (femur,)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 65535))
 def test_colours_of_foreign_labels_are_colours(value):
     assert all(0 <= part <= 255 for part in foreign_organ("x", value).rgb)
