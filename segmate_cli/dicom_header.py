@@ -1,8 +1,7 @@
 """What segmate wants to know of one DICOM file, read without its pixels.
 
 Only the attributes named here are ever parsed: a patient's name, id or birth date is skipped in
-the stream, so that no message, log or traceback can hold one. For the same reason no text of a
-pydicom exception is passed on.
+the stream, so that no message, log or traceback can hold one.
 """
 
 from __future__ import annotations
@@ -15,14 +14,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
-from pydicom.charset import python_encoding
-from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag, Tag
-
 from segmate_cli.dicom_decode import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from segmate_cli.dicom_files import FileStore, printable
+from segmate_cli.dicom_walk import PIXEL_DATA, ElementWalker
 
 # What pydicom, its decoders, zlib and zipfile raise for malformed bytes, found by mutating files.
 # RuntimeError covers RecursionError and NotImplementedError; MemoryError: absurd declared sizes.
@@ -40,32 +34,78 @@ MALFORMED = (
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
-    InvalidDicomError,
 )
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _DICM_AT = 128
-_META_OF = {
-    "SOPClassUID": "MediaStorageSOPClassUID",
-    "SOPInstanceUID": "MediaStorageSOPInstanceUID",
-}
 _MAX_INFLATED_BYTES = 256 << 20
 _MAX_INFLATED_HEADER_BYTES = 1 << 20
 
 # Two bytes each; every other attribute is text.
-_BINARY = (
-    *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
-    *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-)
-_TAGS = (
-    *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality"),
-    *("SeriesDescription", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
-    *("FrameOfReferenceUID", "AcquisitionNumber", "ConvolutionKernel", "BodyPartExamined"),
-    *("ContrastBolusAgent", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("PixelSpacing", "NumberOfFrames", "LossyImageCompression", "PhotometricInterpretation"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
-    *_BINARY,
-)
+_BINARY = {
+    "Rows": 0x00280010,
+    "Columns": 0x00280011,
+    "SamplesPerPixel": 0x00280002,
+    "BitsAllocated": 0x00280100,
+    "BitsStored": 0x00280101,
+    "HighBit": 0x00280102,
+    "PixelRepresentation": 0x00280103,
+    "PixelPaddingValue": 0x00280120,
+    "PixelPaddingRangeLimit": 0x00280121,
+}
+_TAGS = {
+    "SpecificCharacterSet": 0x00080005,
+    "ImageType": 0x00080008,
+    "SOPClassUID": 0x00080016,
+    "SOPInstanceUID": 0x00080018,
+    "Modality": 0x00080060,
+    "SeriesDescription": 0x0008103E,
+    "ContrastBolusAgent": 0x00180010,
+    "BodyPartExamined": 0x00180015,
+    "SliceThickness": 0x00180050,
+    "ConvolutionKernel": 0x00181210,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+    "SeriesNumber": 0x00200011,
+    "AcquisitionNumber": 0x00200012,
+    "ImagePositionPatient": 0x00200032,
+    "ImageOrientationPatient": 0x00200037,
+    "FrameOfReferenceUID": 0x00200052,
+    "PhotometricInterpretation": 0x00280004,
+    "NumberOfFrames": 0x00280008,
+    "PixelSpacing": 0x00280030,
+    "RescaleIntercept": 0x00281052,
+    "RescaleSlope": 0x00281053,
+    "RescaleType": 0x00281054,
+    "LossyImageCompression": 0x00282110,
+    "ModalityLUTSequence": 0x00283000,
+    **_BINARY,
+}
+_WANTED = frozenset(_TAGS.values())
+_META_TAGS = {
+    "MediaStorageSOPClassUID": 0x00020002,
+    "MediaStorageSOPInstanceUID": 0x00020003,
+    "TransferSyntaxUID": 0x00020010,
+}
+# Anonymising often empties the data set's own.
+_META_OF = {
+    "SOPClassUID": "MediaStorageSOPClassUID",
+    "SOPInstanceUID": "MediaStorageSOPInstanceUID",
+}
+_CHARSETS = {
+    "ISO_IR 101": "iso8859-2",
+    "ISO_IR 109": "iso8859-3",
+    "ISO_IR 110": "iso8859-4",
+    "ISO_IR 126": "iso8859-7",
+    "ISO_IR 127": "iso8859-6",
+    "ISO_IR 138": "iso8859-8",
+    "ISO_IR 144": "iso8859-5",
+    "ISO_IR 148": "iso8859-9",
+    "ISO_IR 13": "shift_jis",
+    "ISO_IR 192": "utf-8",
+    "GB18030": "gb18030",
+    "GBK": "gbk",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +191,7 @@ def read_header(store: FileStore, name: str) -> Header | Rejected:
             if not marked and guess_syntax(start, size) is None:
                 return Rejected(name, "not DICOM", is_dicom=False)
             stream.seek(0)
-            parsed = parse(stream, size, with_pixels=False)
+            parsed = parse(stream, size)
     except MALFORMED as error:
         if isinstance(error, OSError) and error.strerror:
             return Rejected(name, f"cannot be read: {error.strerror}", is_dicom=False)
@@ -188,28 +228,27 @@ def guess_syntax(start: bytes, size: int) -> str | None:
 class Parsed:
     """The attributes of a file as raw bytes, with methods to convert them, which never raise.
 
-    pydicom's own conversion would warn of each odd value, quoting it.
-
     Attributes:
-        data: The data set.
-        meta: The file meta group.
+        data: Tag to value, of the data set.
+        meta: Tag to value, of the file meta group.
         syntax_uid: Transfer syntax.
     """
 
-    data: Dataset
-    meta: Dataset
+    data: dict[int, bytes]
+    meta: dict[int, bytes]
     syntax_uid: str
 
     def raw(self, keyword: str) -> bytes:
         """An attribute's bytes, b"" where it is missing or empty."""
-        return _raw(self.data, keyword)
+        return self.data.get(_TAGS[keyword], b"")
 
     def text(self, keyword: str) -> str:
         """Printable text, values apart by backslashes; the file meta group's where empty."""
-        value = self.raw(keyword) or _raw(self.meta, _META_OF.get(keyword, keyword))
+        value = self.raw(keyword)
+        if keyword in _META_OF and not value.strip(b"\0 "):
+            value = self.meta.get(_META_TAGS[_META_OF[keyword]], b"")
         charset = self.raw("SpecificCharacterSet").decode("latin-1").split("\\")[0].strip()
-        encoding = python_encoding.get(charset, "latin-1")
-        parts = value.decode(str(encoding), "replace").split("\\")
+        parts = value.decode(_CHARSETS.get(charset, "latin-1"), "replace").split("\\")
         return printable("\\".join(part.strip("\0 ") for part in parts), most=64)
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -230,59 +269,54 @@ class Parsed:
         return None if found is None or found[0] != int(found[0]) else int(found[0])
 
 
-def _raw(data: Dataset, keyword: str) -> bytes:
-    element = data.get_item(keyword) if keyword in data else None
-    value = None if element is None else element.value
-    return value if isinstance(value, bytes) else b""
-
-
-def parse(stream: BinaryIO, size: int, *, with_pixels: bool) -> Parsed:
-    """Parse the attributes named here, or PixelData, of a seekable stream at its start.
+def parse(stream: BinaryIO, size: int) -> Parsed:
+    """Parse the attributes named here of a seekable stream at its start.
 
     Raises:
         one of MALFORMED: the stream is no DICOM file, or damaged.
     """
-    wanted = [Tag(tag) for tag in (("PixelData",) if with_pixels else _TAGS)]
+    walker, meta, syntax = _data_set(stream, size, _MAX_INFLATED_HEADER_BYTES)
+    return Parsed(walker.collect(_WANTED, PIXEL_DATA & 0xFFFF0000), meta, syntax)
+
+
+def pixel_data(stream: BinaryIO, size: int) -> tuple[bytes, bool]:
+    """Value of PixelData of a seekable stream at its start, and whether it is encapsulated.
+
+    Raises:
+        one of MALFORMED: there is none, or the stream is cut off.
+    """
+    walker, _, _ = _data_set(stream, size, _MAX_INFLATED_BYTES)
+    walker.collect(frozenset(), PIXEL_DATA)
+    return walker.pixel_data()
+
+
+def _data_set(
+    stream: BinaryIO, size: int, most: int
+) -> tuple[ElementWalker, dict[int, bytes], str]:
+    """(walker at the first element of the data set, file meta group, transfer syntax)."""
     start = stream.read(_DICM_AT + 4)
     marked = start[_DICM_AT:] == b"DICM"
     stream.seek(_DICM_AT + 4 if marked else 0)
-    meta, syntax = Dataset(), guess_syntax(start, size) or IMPLICIT_LITTLE
+    meta: dict[int, bytes] = {}
     if marked or start[:2] == b"\x02\x00":
-        meta = _meta(stream)
-        syntax = _raw(meta, "TransferSyntaxUID").decode("latin-1").strip("\0 ") or syntax
+        meta = ElementWalker(stream, size, explicit=True).collect(
+            frozenset(_META_TAGS.values()), 0x00030000
+        )
+    syntax = meta.get(_META_TAGS["TransferSyntaxUID"], b"").decode("latin-1").strip("\0 ")
     if syntax == DEFLATED:
-        # pydicom would inflate without a bound.
-        most = _MAX_INFLATED_BYTES if with_pixels else _MAX_INFLATED_HEADER_BYTES
+        # With a bound: a megabyte of these can hold a gigabyte.
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(most), most)
-        return Parsed(_dataset(BytesIO(inflated), syntax, wanted, with_pixels), meta, syntax)
-    return Parsed(_dataset(stream, syntax, wanted, with_pixels), meta, syntax)
-
-
-def _meta(stream: BinaryIO) -> Dataset:
-    """Read the file meta group; leaves the stream at the first element of the data set."""
-    return read_dataset(
-        stream,
-        is_implicit_VR=False,
-        is_little_endian=True,
-        stop_when=lambda tag, _vr, _length: tag >> 16 != 2,
-        specific_tags=[Tag(tag) for tag in ("TransferSyntaxUID", *_META_OF.values())],
-    )
-
-
-def _dataset(stream: BinaryIO, syntax: str, wanted: list[BaseTag], with_pixels: bool) -> Dataset:
-    def at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
-        return tag >= 0x7FE00008
-
-    # Some writers name one encoding and use the other; the first element shows which.
+        stream, size = BytesIO(inflated), len(inflated)
     at = stream.tell()
-    vr = stream.read(6)[4:]
+    start = stream.read(16)
     stream.seek(at)
-    return read_dataset(
-        stream,
-        is_implicit_VR=not (vr.isalpha() and vr.isupper()),
-        is_little_endian=syntax != EXPLICIT_BIG,
-        stop_when=None if with_pixels else at_pixels,
-        specific_tags=wanted,
+    syntax = syntax or guess_syntax(start, size) or IMPLICIT_LITTLE
+    # Some writers name one encoding and use the other; the first element shows which.
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return (
+        ElementWalker(stream, size, explicit=explicit, big_endian=syntax == EXPLICIT_BIG),
+        meta,
+        syntax,
     )
 
 
@@ -329,7 +363,7 @@ def _values_of(data: Parsed) -> StoredValues:
         intercept=_present(data, "RescaleIntercept"),
         unit=data.text("RescaleType").upper(),
         padding=None if padding is None else (padding, padding if limit is None else limit),
-        has_table="ModalityLUTSequence" in data.data,
+        has_table=_TAGS["ModalityLUTSequence"] in data.data,
     )
 
 
