@@ -279,6 +279,16 @@ def parse(stream: BinaryIO, size: int) -> Parsed:
     return Parsed(walker.collect(_WANTED, PIXEL_DATA & 0xFFFF0000), meta, syntax)
 
 
+def raw_attributes(stream: BinaryIO, size: int, tags: frozenset[int]) -> dict[int, bytes]:
+    """The bytes of other attributes of a seekable stream at its start; absent ones are left out.
+
+    Raises:
+        one of MALFORMED: the stream is no DICOM file, or damaged.
+    """
+    walker, _, _ = _data_set(stream, size, _MAX_INFLATED_HEADER_BYTES)
+    return walker.collect(tags, PIXEL_DATA & 0xFFFF0000)
+
+
 def pixel_data(stream: BinaryIO, size: int) -> tuple[bytes, bool]:
     """Value of PixelData of a seekable stream at its start, and whether it is encapsulated.
 
