@@ -1,0 +1,175 @@
+"""The shape of the code: who may import whom, what --help costs, how long a function may be."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "segmate_cli"
+MODULES = sorted(PACKAGE.glob("*.py"))
+
+# From the ground up: a module imports from the rows above its own, never from its own or below.
+LAYERS = (
+    ("errors", "layers", "dicom_walk"),
+    ("console", "files", "geometry", "memory", "network", "organs", "dicom_files", "dicom_uids"),
+    ("bundle", "label_table", "volume", "dicom_decode"),
+    ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample"),
+    ("dicom_header", "report", "sidecar", "convert"),
+    ("dicom_stack", "pipeline"),
+    ("dicom_series",),
+    ("dicom_pixels",),
+    ("dicom",),
+    ("dicom_reference",),
+    ("dicom_seg",),
+    ("scans", "inspection"),
+    ("evaluation",),
+    ("score_report",),
+    ("commands",),
+    ("cli",),
+    ("__main__", "__init__"),
+)
+LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
+# Imports against the grain, inside a function, and why they must be.
+AGAINST = {
+    ("commands", "cli"): "the completion script is made from the parser",
+    ("dicom_decode", "dicom_header"): "the decoding process needs to know what may be raised",
+}
+HEAVY = ("numpy", "nibabel", "pydicom", "pydantic", "onnxruntime", "torch", "rich", "cc3d", "timm")
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
+            head, _, rest = (node.module or "").partition(".")
+            if head == "segmate_cli":
+                names = [rest.partition(".")[0]] if rest else [a.name for a in node.names]
+                found.update(names)
+        elif isinstance(node, ast.Import):
+            parts = [alias.name.split(".") for alias in node.names]
+            found.update(p[1] for p in parts if p[0] == "segmate_cli" and len(p) > 1)
+    return found - {"__version__"}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+
+
+@each_module
+def test_lower_layers_never_import_higher_ones(path):
+    assert path.stem in LEVEL, f"give {path.stem} its place in LAYERS"
+    for name in imported(path):
+        assert name in LEVEL, f"give {name} its place in LAYERS"
+        allowed = LEVEL[name] < LEVEL[path.stem] or (path.stem, name) in AGAINST
+        assert allowed, f"{path.stem} may not import {name}"
+
+
+def test_every_exception_to_the_layers_is_still_needed_and_not_at_the_top():
+    for low, high in AGAINST:
+        path = PACKAGE / f"{low}.py"
+        assert high in imported(path), f"{low} no longer imports {high}: take it off AGAINST"
+        top = ast.Module([node for node in tree(path).body if not is_code(node)], [])
+        assert f"segmate_cli.{high}" not in ast.unparse(top)
+
+
+def is_code(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.ClassDef)
+
+
+def test_no_module_is_in_two_layers():
+    assert len(LEVEL) == sum(map(len, LAYERS))
+
+
+@each_module
+def test_only_the_command_line_catches_broadly(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ExceptHandler) and path.name != "cli.py":
+            caught = "everything" if node.type is None else ast.unparse(node.type)
+            names = set(caught.replace("(", " ").replace(")", " ").replace(",", " ").split())
+            broad = names & {"everything", "Exception", "BaseException", "SegmateError"}
+            told = broad - ({"SegmateError"} if path.stem == "inspection" else set())
+            assert not told, f"{path.name}:{node.lineno} catches {caught}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+            assert "Exception" not in map(ast.unparse, node.args), f"{path.name}:{node.lineno}"
+
+
+@each_module
+def test_input_is_never_checked_by_assert(path):
+    found = [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.Assert)]
+    assert found == [], f"{path.name}: python -O drops these"
+
+
+@each_module
+def test_functions_are_annotated_and_fit_a_screen(path):
+    for function in functions(path):
+        where = f"{path.name}:{function.lineno} {function.name}"
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        arguments += [a for a in (function.args.vararg, function.args.kwarg) if a]
+        bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+        assert bare == [], f"{where} leaves {bare} without a type"
+        assert function.returns is not None, f"{where} does not say what it returns"
+        body = function.body
+        if ast.get_docstring(function) is not None:
+            body = body[1:]
+        first = function.lineno
+        docstring = function.body[0].end_lineno - function.body[0].lineno + 1
+        lines = function.end_lineno - first + 1 - (docstring if body != function.body else 0)
+        assert lines <= 60, f"{where} has {lines} lines"
+
+
+@each_module
+def test_modules_can_be_read_in_one_go(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 500
+
+
+def loaded_after(code: str) -> list[str]:
+    script = f"import sys\n{code}\nprint(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+PARSER = "import segmate_cli.cli\nparser = segmate_cli.cli.build_parser()\nparser.format_help()"
+
+
+@pytest.mark.parametrize("code", ["import segmate_cli", PARSER])
+def test_help_loads_nothing_heavy(code):
+    loaded = loaded_after(code)
+    assert "segmate_cli" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+    assert [name for name in loaded if name.partition(".")[0] in HEAVY] == []
+
+
+def test_the_heavy_are_seen_where_they_are_loaded():
+    assert "numpy" in loaded_after("import segmate_cli\nsegmate_cli.Volume")
+
+
+@pytest.mark.parametrize(
+    "module", ["pipeline", "scans", "nifti", "measurement", "engines", "report"]
+)
+def test_what_reads_a_nifti_loads_no_engine_and_no_dicom(module):
+    loaded = loaded_after(f"import segmate_cli.{module}")
+    assert not {"onnxruntime", "torch", "pydicom", "nibabel", "rich", "timm"} & set(loaded)
