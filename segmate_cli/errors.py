@@ -90,6 +90,12 @@ class AmbiguousSeriesError(InputError):
     exit_code = ExitCode.AMBIGUOUS
 
 
+class NothingFoundError(SegmateError):
+    """No organ was found, and the output that was asked for cannot say so."""
+
+    exit_code = ExitCode.REVIEW
+
+
 class ModelError(SegmateError):
     """A model bundle or checkpoint that cannot be used."""
 
