@@ -197,15 +197,16 @@ class _OnnxRunner:
         try:
             (logits,) = self._session.run(["logits"], feed)
             return np.asarray(logits, dtype=np.float32)
-        except (*_onnx_errors(), RuntimeError, ValueError, TypeError) as error:
+        except _onnx_errors() as error:
             raise _run_error(error) from error
 
 
 def _onnx_errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's own errors, which share no base but Exception."""
+    """What ONNX Runtime raises: Python's errors, and its own, which share no base but Exception."""
     module = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     found = (value for value in vars(module).values() if isinstance(value, type))
-    return tuple(kind for kind in found if issubclass(kind, Exception))
+    own = (kind for kind in found if issubclass(kind, Exception))
+    return (RuntimeError, ValueError, TypeError, *own)
 
 
 def _load_onnx(bundle: Bundle, engine: Engine, data: bytes, device: str, threads: int) -> Runner:
@@ -234,7 +235,7 @@ def _load_onnx(bundle: Bundle, engine: Engine, data: bytes, device: str, threads
             session = onnxruntime.InferenceSession(
                 data, options, providers=providers, enable_fallback=0
             )
-    except (*_onnx_errors(), RuntimeError, ValueError) as error:
+    except _onnx_errors() as error:
         if device != "cpu" and "CUDA" in str(error):
             raise EngineMissingError(no_cuda) from error
         raise ModelError(
