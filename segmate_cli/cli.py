@@ -74,7 +74,12 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         "predict", parents=[common], help="segment a scan; prints the path of the label map"
     )
     add.add_argument("scan", help="a NIfTI file, a folder of DICOM files, or a .zip of them")
-    add.add_argument("-o", "--output", required=True, help="label map, .nii.gz or .nii")
+    add.add_argument(
+        *("-o", "--output"),
+        action="append",
+        required=True,
+        help="label map: .nii.gz, .nii, or .dcm for a DICOM SEG; more than one with -o again",
+    )
     add.add_argument("--model", default="default", help="name of a model, or a bundle's path")
     add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
     engines = ("auto", "onnx", "torchscript", "pt2")
@@ -88,6 +93,7 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
     add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")
     add.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    _add_seg(add)
     _add_progress(add)
 
 
@@ -172,6 +178,24 @@ _COMMANDS = (
     *(_predict, _report, _evaluate, _inspect, _models, _convert),
     *(_doctor, _completion),
 )
+
+
+def _add_seg(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("DICOM SEG (needs [dicom])")
+    add.add_argument(
+        "--seg-type",
+        choices=("binary", "labelmap"),
+        help="binary (default): every reader takes it; labelmap: newer and smaller",
+    )
+    add.add_argument(
+        "--seg-compress", action="store_true", help="deflate it; not every reader takes it"
+    )
+    add.add_argument(
+        "--reference-dicom",
+        metavar="PATH",
+        help="for a NIfTI scan: the DICOM series that it was made of",
+    )
+    add.add_argument("--uid-root", help="root of its UIDs; default 2.25")
 
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:

@@ -9,10 +9,14 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segmate_cli import __version__, console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
 from segmate_cli.volume import Volume
+
+if TYPE_CHECKING:
+    from segmate_cli.dicom_reference import SegOptions
 
 
 def predict(args: Namespace) -> ExitCode:
@@ -20,7 +24,7 @@ def predict(args: Namespace) -> ExitCode:
     from segmate_cli import pipeline, report, scans, sidecar
 
     style: console.ProgressStyle = "none" if args.quiet else args.progress
-    path, output = Path(args.scan), Path(args.output)
+    path, outputs = Path(args.scan), [Path(name) for name in args.output]
     options = pipeline.PredictOptions(
         organs=args.organs,
         engine=args.engine,
@@ -30,26 +34,61 @@ def predict(args: Namespace) -> ExitCode:
         memory_cap_bytes=memory.parse_size(args.memory_cap) if args.memory_cap else None,
         check_hu=not args.no_hu_check,
     )
-    scans.check_label_output(output, overwrite=args.overwrite, inputs=(path,))
+    scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=(path,))
+    seg = _seg_options(args, outputs)
     if args.itksnap:
-        files.check_output(sidecar.itksnap_path(output), overwrite=args.overwrite)
+        files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
     watch = pipeline.Stopwatch()
     with watch.stage("load_model"):
         model = pipeline.ensure_loaded(args.model, options)
     pipeline.select_values(model.manifest, options.organs)
     _say(args, f"{model.manifest.title} ({model.runner.description})")
-    with console.progress(style) as progress:
-        with watch.stage("find"):
-            scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
-        labels = pipeline.segment(scan, model, options, progress)
-        scans.save(labels, output, overwrite=args.overwrite, seconds=watch.seconds)
-        progress("write", 1, 1)
+    written: list[Path] = []
+    try:
+        with console.progress(style) as progress:
+            with watch.stage("find"):
+                scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
+                warnings = scans.seg_reference(scan, seg).warnings if seg else ()
+            labels = pipeline.segment(scan, model, options, progress)
+            written.extend(
+                scans.save_all(labels, outputs, args.overwrite, seg=seg, seconds=watch.seconds)
+            )
+            progress("write", 1, 1)
+    finally:
+        # Not before the progress bar is gone, which takes stdout for itself.
+        for output in written:
+            print(output)
     if args.itksnap:
-        files.write_text(sidecar.itksnap_path(output), report.itksnap_labels(labels.organs))
-    for warning in labels.run["warnings"]:
+        files.write_text(sidecar.itksnap_path(outputs[0]), report.itksnap_labels(labels.organs))
+    for warning in (*labels.run["warnings"], *warnings):
         _say(args, f"warning: {warning}")
-    print(output)
     return ExitCode.DONE
+
+
+def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:
+    """How the DICOM SEG is to be written; None where none is asked for."""
+    from segmate_cli import scans
+
+    given = (args.seg_type, args.seg_compress, args.reference_dicom, args.uid_root)
+    if not any(map(scans.is_seg_name, outputs)):
+        if any(given):
+            raise UsageError(
+                "--seg-type, --seg-compress, --reference-dicom and --uid-root are about a DICOM "
+                "SEG; ask for one with -o seg.dcm."
+            )
+        return None
+    scans.check_seg_writer()
+    from segmate_cli.dicom_reference import SegOptions
+    from segmate_cli.dicom_uids import check_root
+
+    check_root(args.uid_root)
+    return SegOptions(
+        seg_type=args.seg_type or "binary",
+        compress=args.seg_compress,
+        uid_root=args.uid_root,
+        reference=Path(args.reference_dicom) if args.reference_dicom else None,
+        series=args.series,
+    )
 
 
 def report(args: Namespace) -> ExitCode:

@@ -7,13 +7,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segmate_cli import files, nifti, sidecar
-from segmate_cli.errors import InputError, UnreadableError, UsageError
+from segmate_cli.errors import EngineMissingError, InputError, UnreadableError, UsageError
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import foreign_organ
 from segmate_cli.volume import LabelMap, Labels, Scan, Volume
+
+if TYPE_CHECKING:
+    from segmate_cli.dicom_reference import Reference, SegOptions
 
 
 def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False) -> Scan:
@@ -80,37 +85,127 @@ def save(
     *,
     overwrite: bool = False,
     seconds: dict[str, float] | None = None,
+    seg: SegOptions | None = None,
+    with_sidecar: bool = True,
 ) -> Path:
     """Write a label map and, beside it, its sidecar (``labels.nii.gz``, ``labels.json``).
 
     Args:
         labels: From ``predict`` or ``segment``.
-        path: A .nii or .nii.gz file.
+        path: A .nii or .nii.gz file, or .dcm for a DICOM SEG (needs the extra [dicom]).
         overwrite: Replace what is there.
         seconds: Time spent outside ``predict``, by stage; writing is added.
+        seg: How a DICOM SEG is written.
+        with_sidecar: Whether to write the sidecar.
 
     Returns:
         The label map's path.
 
     Raises:
         OutputError: It cannot be written, or exists.
-        UsageError: The suffix is not one that segmate writes.
+        UsageError: The suffix is not one that segmate writes, or a SEG lacks its DICOM series.
+        InputError: The DICOM series does not hold the label map's voxels.
+        NothingFoundError: A SEG without a single voxel, which is not written.
     """
     path = Path(path)
-    check_label_output(path, overwrite=overwrite)
+    check_label_output(path, overwrite=overwrite, with_sidecar=with_sidecar)
     start = time.perf_counter()
-    digest = nifti.write_labels(labels, path)
+    if is_seg_name(path):
+        check_seg_writer()
+        from segmate_cli import dicom_reference, dicom_seg
+
+        seg = seg or dicom_reference.SegOptions()
+        reference = dicom_reference.reference_for(labels.geometry, labels.source, seg)
+        digest = dicom_seg.write_seg(labels, path, reference, seg)
+    else:
+        digest = nifti.write_labels(labels, path)
     spent = {**(seconds or {}), "write": time.perf_counter() - start}
-    sidecar.write(labels, path, digest, spent)
+    if with_sidecar:
+        sidecar.write(labels, path, digest, spent)
     return path
 
 
-def check_label_output(path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
+def save_all(
+    labels: LabelMap,
+    paths: Sequence[Path],
+    overwrite: bool,
+    *,
+    seconds: dict[str, float],
+    seg: SegOptions | None,
+) -> Iterator[Path]:
+    """Write a label map to several files and yield each once it is there; see ``save``.
+
+    NIfTI comes first: it can say that nothing was found, which a DICOM SEG cannot.
+    """
+    for path in sorted(paths, key=is_seg_name):
+        own = has_sidecar(path, paths)
+        yield save(labels, path, overwrite=overwrite, seconds=seconds, seg=seg, with_sidecar=own)
+
+
+def is_seg_name(path: Path) -> bool:
+    """Whether the name ends in .dcm, in any case."""
+    return path.suffix.lower() == ".dcm"
+
+
+def check_seg_writer() -> None:
+    """Refuse to go on without what writes DICOM SEG.
+
+    Raises:
+        EngineMissingError: highdicom is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("highdicom") is None:
+        raise EngineMissingError(
+            "DICOM SEG and SR need highdicom; pip install 'segmate-cli[dicom]'."
+        )
+
+
+def seg_reference(scan: Scan, seg: SegOptions) -> Reference:
+    """The DICOM slices that a scan's SEG will lie on; to know before the network runs.
+
+    Raises:
+        UsageError, InputError: As ``save``.
+    """
+    from segmate_cli import dicom_reference
+
+    check_seg_writer()
+    return dicom_reference.reference_for(scan.geometry, scan.source, seg)
+
+
+def check_label_outputs(
+    paths: Sequence[Path], *, overwrite: bool, inputs: tuple[Path, ...] = ()
+) -> None:
+    """Refuse the outputs of one run that could not all be written; see ``save``.
+
+    Where there is a NIfTI file among them, DICOM files get no sidecar of their own.
+    """
+    taken: set[Path] = set()
+    for path in paths:
+        own = has_sidecar(path, paths)
+        check_label_output(path, overwrite=overwrite, inputs=inputs, with_sidecar=own)
+        written = {path.absolute(), *([sidecar.path_for(path).absolute()] if own else [])}
+        if written & taken:
+            raise UsageError(f"{path}: two outputs, or their sidecars, have the same name.")
+        taken |= written
+
+
+def has_sidecar(path: Path, outputs: Sequence[Path]) -> bool:
+    """Whether an output among those of a run gets a sidecar: each NIfTI, or a lone DICOM file."""
+    return nifti.is_nifti_name(path) or not any(map(nifti.is_nifti_name, outputs))
+
+
+def check_label_output(
+    path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = (), with_sidecar: bool = True
+) -> None:
     """Refuse an output name that ``save`` could not use; see there."""
-    if not nifti.is_nifti_name(path):
-        raise UsageError(f"{path}: unknown suffix; label maps are written as .nii or .nii.gz.")
+    if not nifti.is_nifti_name(path) and not is_seg_name(path):
+        raise UsageError(
+            f"{path}: unknown suffix; label maps are written as .nii, .nii.gz or .dcm (DICOM SEG)."
+        )
     files.check_output(path, overwrite=overwrite, inputs=inputs)
-    files.check_output(sidecar.path_for(path), overwrite=overwrite, inputs=inputs)
+    if with_sidecar:
+        files.check_output(sidecar.path_for(path), overwrite=overwrite, inputs=inputs)
 
 
 def _values(labels: Labels) -> set[int]:

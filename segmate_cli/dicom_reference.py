@@ -1,0 +1,294 @@
+"""The DICOM slices that a label map lies on, found by place, and what their study's objects share.
+
+A label map and a series are matched by where their voxels lie in the patient, never by an index, a
+number or a file's name. The patient's attributes are carried as raw bytes from the source to the
+object made of it: they are neither decoded nor printed, and the object is the same patient's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydicom.tag import Tag
+from pydicom.uid import UID
+
+from segmate_cli import dicom
+from segmate_cli.dicom_files import FileStore, open_store
+from segmate_cli.dicom_header import MALFORMED, Header, raw_attributes, read_header
+from segmate_cli.dicom_series import DERIVED, IMAGE, SeriesInfo
+from segmate_cli.dicom_stack import EVEN_SHARE, TILT_DEG, stack_of, tilt_of, volume_geometry
+from segmate_cli.errors import (
+    AmbiguousSeriesError,
+    GeometryError,
+    InputError,
+    UnreadableError,
+    UsageError,
+)
+from segmate_cli.geometry import Geometry, Reorientation
+from segmate_cli.volume import DicomSource, Source
+
+SegType = Literal["binary", "labelmap"]
+SEG_TYPES: tuple[SegType, ...] = ("binary", "labelmap")
+
+# What every object of a study repeats (type 1 and 2, and the issuer, without which an id is not
+# unique); other attributes of the patient stay behind.
+SHARED = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
+    *("AccessionNumber", "SpecificCharacterSet"),
+)
+_TIMES = ("Acquisition", "Content", "Series", "Study")
+_UNITS = ("Date", "Time")
+_LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
+_READ = {
+    int(Tag(keyword)): keyword
+    for keyword in (*SHARED, *_LOSSY, *(f"{when}{unit}" for when in _TIMES for unit in _UNITS))
+}
+# NIfTI keeps places in float32, and its writers round.
+_ROUNDED_MM = 0.05
+# The reader takes slices that lie sideways by a quarter of a pixel.
+_SIDEWAYS_PIXELS = 0.25
+_NO_DATE = ("19000101", "000000")
+
+
+@dataclass(frozen=True, slots=True)
+class SegOptions:
+    """Choices of how a DICOM SEG is written.
+
+    Attributes:
+        seg_type: ``binary``, a frame an organ and slice, which every reader takes; or
+            ``labelmap``, a frame a slice (Supplement 243), which few read yet.
+        compress: Deflate the whole file: a hundredth of the size, refused by some readers.
+        uid_root: Root of the UIDs; None for 2.25.
+        reference: Folder, .zip or file of the DICOM series that the scan was made of; None for
+            a scan that was read from DICOM.
+        series: Which series of ``reference``, where several fit.
+    """
+
+    seg_type: SegType = "binary"
+    compress: bool = False
+    uid_root: str | None = None
+    reference: Path | None = None
+    series: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The slices of a series, one for each plane of a label map.
+
+    Attributes:
+        path: Where the series lies.
+        slices: Sorted along their normal.
+        turn: From the label map's axes to the slices'; plane k then lies on slice k.
+        shared: Raw bytes of attributes by keyword; they name a patient, so never print them.
+        made_at: (date, time) of the scan as DICOM writes them, or a fixed one where unknown.
+    """
+
+    path: Path
+    slices: tuple[Header, ...]
+    turn: Reorientation
+    shared: dict[str, bytes]
+    made_at: tuple[str, str]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the slices' voxels lie."""
+        return volume_geometry(self.slices)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What readers will make of a SEG on these slices, one sentence each."""
+        tilt_deg = tilt_of(stack_of(self.slices)) or 0.0
+        if tilt_deg <= TILT_DEG:
+            return ()
+        return (
+            f"the slices are tilted by {tilt_deg:.1f} degrees: OHIF reads such a DICOM SEG, "
+            "3D Slicer and other readers by dcmqi refuse it, pydicom-seg reads it wrongly.",
+        )
+
+
+def reference_for(geometry: Geometry, source: Source | None, options: SegOptions) -> Reference:
+    """The DICOM slices that a scan's SEG will lie on.
+
+    Raises:
+        UsageError: The scan was not read from DICOM, and no ``reference`` is given.
+        InputError: As ``of_source`` and ``of_folder`` say.
+    """
+    if options.reference is not None:
+        return of_folder(geometry, options.reference, options.series)
+    if isinstance(source, DicomSource):
+        return of_source(geometry, source)
+    raise UsageError(
+        "a DICOM SEG lies on DICOM slices; give the series that the scan was made of with "
+        "--reference-dicom FOLDER."
+    )
+
+
+def of_source(geometry: Geometry, source: DicomSource) -> Reference:
+    """The slices that a scan was read from.
+
+    Raises:
+        UnreadableError: They are gone or damaged.
+        InputError: They lack an identifier without which nothing can refer to them.
+        GeometryError: They do not lie where the label map does.
+    """
+    with open_store(source.path) as store:
+        found = [read_header(store, name) for name in source.files if name in store.names]
+        slices = tuple(one for one in found if isinstance(one, Header))
+        if tuple(one.sop_uid for one in slices) != source.sop_instance_uids:
+            raise UnreadableError(
+                f"{source.path}: its files have changed since they were read; run again."
+            )
+        return _reference(store, geometry, slices)
+
+
+def of_folder(geometry: Geometry, path: Path, series: str | None = None) -> Reference:
+    """The one series under ``path`` whose voxels are the label map's, in whatever storage order.
+
+    Args:
+        geometry: The label map's.
+        path: A folder, .zip or file of DICOM.
+        series: As for ``dicom.choose_series``; None for the only one that lies there.
+
+    Raises:
+        GeometryError: None lies there; the message says how far off it is.
+        AmbiguousSeriesError: Several do.
+        InputError: There is no CT series, or it lacks identifiers.
+    """
+    finding = dicom.find_series(path)
+    if series is not None and series.strip().lower() != "auto":
+        candidates: Sequence[SeriesInfo] = (dicom.choose_series(finding, series),)
+    else:
+        candidates = [
+            one
+            for one in finding.series
+            if one.kind in (IMAGE, DERIVED) and len(one.positions_mm) > 1
+        ]
+    if not candidates:
+        dicom.choose_series(finding, series)  # says what lies there instead
+    off = {one.number: _misfit(geometry, one.slices) for one in candidates}
+    fitting = [one for one in candidates if off[one.number] is None]
+    if len(fitting) > 1:
+        raise AmbiguousSeriesError(
+            f"{path} holds {len(fitting)} CT series on the scan's voxels; choose one with "
+            f"--series NUMBER or --series UID:\n{dicom.series_table(fitting)}"
+        )
+    if not fitting:
+        reasons = "; ".join(f"series {number}: {why}" for number, why in off.items())
+        raise GeometryError(
+            f"{path}: no series has its voxels where the scan has them ({reasons or 'no series'}); "
+            "give the series that the scan was made of."
+        )
+    with open_store(path) as store:
+        return _reference(store, geometry, fitting[0].slices)
+
+
+def _reference(store: FileStore, geometry: Geometry, slices: tuple[Header, ...]) -> Reference:
+    _check_identified(store.path, slices)
+    reason = _misfit(geometry, slices)
+    if reason is not None:
+        raise GeometryError(f"{store.path}: its slices do not lie on the label map ({reason}).")
+    raw = _raw_attributes(store, slices[0].file)
+    kept = {keyword: raw.get(keyword, b"") for keyword in SHARED}
+    if slices[0].lossy:
+        kept |= {keyword: raw[keyword] for keyword in _LOSSY if keyword in raw}
+    turn = _turn(geometry, volume_geometry(slices))
+    return Reference(store.path, slices, turn, kept, _made_at(raw))
+
+
+def _check_identified(path: Path, slices: tuple[Header, ...]) -> None:
+    remedy = "DICOM objects cannot refer to it; use the series as the scanner or archive has it."
+    for name, values in (
+        ("StudyInstanceUID", [one.study_uid for one in slices]),
+        ("SeriesInstanceUID", [one.series_uid for one in slices]),
+        ("FrameOfReferenceUID", [one.frame_of_reference_uid for one in slices]),
+        ("SOPClassUID", [one.sop_class_uid for one in slices]),
+    ):
+        if not all(values):
+            raise InputError(f"{path}: the series has no {name}; {remedy}")
+        if len(set(values)) > 1:
+            raise InputError(f"{path}: the series has several {name}s; {remedy}")
+    if not UID(slices[0].sop_class_uid).keyword.endswith("ImageStorage"):
+        raise InputError(f"{path}: the series is of a class that DICOM does not know; {remedy}")
+    if not all(one.sop_uid for one in slices) or len({one.sop_uid for one in slices}) < len(slices):
+        raise InputError(f"{path}: slices without a SOPInstanceUID of their own; {remedy}")
+
+
+def _misfit(geometry: Geometry, slices: Sequence[Header]) -> str | None:
+    """Why a label map does not lie on the slices, or None."""
+    reference = volume_geometry(slices)
+    try:
+        turn = _turn(geometry, reference)
+    except GeometryError as error:
+        return str(error)
+    shape = tuple(geometry.shape[axis] for axis in turn.axes)
+    if shape != reference.shape:
+        return f"{shape} voxels against {reference.shape}"
+    step_mm, row_mm, column_mm = reference.spacing_mm
+    allowed = max(EVEN_SHARE * step_mm, _SIDEWAYS_PIXELS * min(row_mm, column_mm)) + _ROUNDED_MM
+    turned = _turned(geometry, turn)
+    far_mm = max(_off_mm(turned, k, one) for k, one in enumerate(slices))
+    return None if far_mm <= allowed else f"voxels up to {far_mm:.2f} mm apart"
+
+
+def _turn(geometry: Geometry, reference: Geometry) -> Reorientation:
+    """How the label map's axes become the slices'.
+
+    Raises:
+        GeometryError: Its axes are not the slices', whatever their order.
+    """
+    steps = np.linalg.solve(reference.affine[:3, :3], geometry.affine[:3, :3])
+    axes = [int(np.argmax(np.abs(steps[new]))) for new in range(3)]
+    if sorted(axes) != [0, 1, 2]:
+        raise GeometryError("other axes")
+    flips = [bool(steps[new, old] < 0) for new, old in enumerate(axes)]
+    return Reorientation((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
+
+
+def _turned(geometry: Geometry, turn: Reorientation) -> Geometry:
+    matrix = np.zeros((4, 4))
+    matrix[3, 3] = 1.0
+    for new, (old, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
+        matrix[old, new] = -1.0 if flip else 1.0
+        matrix[old, 3] = geometry.shape[old] - 1 if flip else 0.0
+    k, j, i = (geometry.shape[old] for old in turn.axes)
+    return Geometry(geometry.affine @ matrix, (k, j, i))
+
+
+def _off_mm(turned: Geometry, k: int, header: Header) -> float:
+    """Largest distance of plane k's corners from those of a slice, by its own attributes."""
+    place = np.array(header.position_mm, dtype=np.float64)
+    row, column = np.array(header.orientation, dtype=np.float64).reshape(2, 3)
+    between_rows, between_columns = header.pixel_spacing_mm or (0.0, 0.0)
+    _, rows, columns = turned.shape
+    worst = 0.0
+    for j in (0, rows - 1):
+        for i in (0, columns - 1):
+            theirs = place + column * between_rows * j + row * between_columns * i
+            worst = max(worst, float(np.linalg.norm(turned.to_lps_mm((k, j, i)) - theirs)))
+    return worst
+
+
+def _raw_attributes(store: FileStore, name: str) -> dict[str, bytes]:
+    try:
+        with store.open(name) as stream:
+            found = raw_attributes(stream, store.size(name), frozenset(_READ))
+    except MALFORMED as error:
+        raise UnreadableError(f"{store.path}, {name}: its header cannot be read again.") from error
+    return {_READ[tag]: value for tag, value in found.items() if value}
+
+
+def _made_at(raw: dict[str, bytes]) -> tuple[str, str]:
+    """When the slices were made, where a whole date tells; objects derived from them repeat it."""
+    for when in _TIMES:
+        date = raw.get(f"{when}Date", b"").decode("latin-1").strip("\0 ")
+        time = raw.get(f"{when}Time", b"").decode("latin-1").strip("\0 ")
+        if re.fullmatch(r"(18|19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", date):
+            whole = re.match(r"([01]\d|2[0-3])[0-5]\d[0-5]\d", time)
+            return date, whole.group() if whole else _NO_DATE[1]
+    return _NO_DATE

@@ -1,0 +1,326 @@
+"""Label maps as DICOM Segmentation objects on the source's own frames (PS3.3 A.51), by highdicom.
+
+The same labels on the same series give the same bytes: UIDs are derived (see ``dicom_uids``) and
+times are the source's. highdicom never sees the patient: those attributes are put in as raw bytes
+afterwards, since it would check them, and name them in its log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from highdicom.color import CIELabColor
+from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.sr.coding import CodedConcept
+from pydicom.config import disable_value_validation
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import DSfloat
+
+from segmate_cli import __version__, files
+from segmate_cli.dicom_header import Header, StoredValues
+from segmate_cli.dicom_reference import Reference, SegOptions
+from segmate_cli.dicom_uids import UidMaker
+from segmate_cli.errors import GeometryError, NothingFoundError, UsageError
+from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ
+from segmate_cli.volume import LabelMap
+
+SERIES_NUMBER = 300
+_EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_RLE = "1.2.840.10008.1.2.5"
+# CID 7150 as pydicom has it; others write 123037004, which SNOMED calls "Body structure".
+_ANATOMY = ("91723000", CODE_SCHEME, "Anatomical Structure")
+_ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
+_LONG_STRING = 64
+_SAME_PLACE_MM = 1e-3
+
+
+def write_seg(
+    labels: LabelMap, path: Path, reference: Reference, options: SegOptions | None = None
+) -> str:
+    """Write a label map as a DICOM SEG.
+
+    Segments are the label map's organs in the order of their values, so a model's n-th organ is
+    segment n unless only some were asked for. An organ that was not found is a segment without
+    frames.
+
+    Args:
+        labels: What was segmented; ``run`` must say by which model.
+        path: The file.
+        reference: Of ``reference_for``.
+        options: See SegOptions.
+
+    Returns:
+        sha256 of the label map's voxels: little-endian, in (k, j, i) order.
+
+    Raises:
+        NothingFoundError: No voxel has a label; nothing is written.
+        UsageError: The labels do not say what made them; a UID root that is none.
+        GeometryError: A frame does not lie where its source does.
+        InputError: The source cannot be referred to.
+        OutputError: The file cannot be written.
+    """
+    options = options or SegOptions()
+    segments = _segments(labels)
+    if not segments.found:
+        raise NothingFoundError(
+            f"{path}: no organ was found, so no DICOM SEG was written (an empty one misleads "
+            "readers); look at the scan."
+        )
+    uids = UidMaker.of(_facts(labels, segments.digest, reference, options), options.uid_root)
+    with quiet():
+        seg = _build(labels, reference.turn.view(segments.numbers), reference, options, uids)
+        _describe_segments(seg, labels, segments.found)
+        _make_reproducible(seg, uids, reference)
+        add_patient(seg, reference)
+        check_places(seg, reference)
+        if options.compress:
+            seg.file_meta.TransferSyntaxUID = _DEFLATED
+        with files.write_atomically(path) as stream:
+            seg.save_as(stream, enforce_file_format=True)
+    return segments.digest
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom and highdicom from checking, and from quoting, what the source has."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@dataclass(frozen=True, slots=True)
+class _Segments:
+    """A label map as segment numbers: (k, j, i), which are found, and sha256 of its own values."""
+
+    numbers: npt.NDArray[np.unsignedinteger[Any]]
+    found: frozenset[int]
+    digest: str
+
+
+def _segments(labels: LabelMap) -> _Segments:
+    order = sorted(labels.organs)
+    number_of = np.zeros(np.iinfo(labels.dtype).max + 1, dtype=np.uint16)
+    number_of[order] = np.arange(1, len(order) + 1)
+    dtype = np.uint8 if len(order) <= np.iinfo(np.uint8).max else np.uint16
+    numbers = np.empty(labels.geometry.shape, dtype=dtype)
+    counts = np.zeros(number_of.size, dtype=np.int64)
+    digest = hashlib.sha256()
+    for k, plane in enumerate(labels.planes()):
+        digest.update(np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<")).data)
+        counts += np.bincount(plane.reshape(-1), minlength=counts.size)
+        numbers[k] = number_of[plane]
+    present = set(np.flatnonzero(counts).tolist()) - {0}
+    if unnamed := sorted(present - set(order)):
+        raise UsageError(f"nobody says what the label {unnamed[0]} means; name its organ.")
+    found = frozenset(int(number_of[value]) for value in present)
+    return _Segments(numbers, found, digest.hexdigest())
+
+
+def _facts(
+    labels: LabelMap, digest: str, reference: Reference, options: SegOptions
+) -> dict[str, Any]:
+    """All that decides the object's bytes."""
+    shared = {keyword: value.hex() for keyword, value in reference.shared.items()}
+    return {
+        "object": "SEG",
+        "writers": [__version__, highdicom.__version__, pydicom.__version__],
+        "model": _model(labels),
+        "organs": {value: repr(organ) for value, organ in labels.organs.items()},
+        "voxels": digest,
+        "turn": repr(reference.turn),
+        "slices": [
+            repr(replace(one, file="", syntax_uid="", values=StoredValues()))
+            for one in reference.slices
+        ],
+        "shared": hashlib.sha256(repr(sorted(shared.items())).encode()).hexdigest(),
+        "options": [options.seg_type, options.compress],
+    }
+
+
+def _model(labels: LabelMap) -> dict[str, str]:
+    """Name, version and hash of the model that made the labels."""
+    model = (labels.run or {}).get("model")
+    if not isinstance(model, dict):
+        raise UsageError("a DICOM SEG must say which model made it; write what predict returned.")
+    return {name: str(model[name]) for name in ("name", "version", "weights_sha256")}
+
+
+def _build(
+    labels: LabelMap,
+    numbers: npt.NDArray[np.unsignedinteger[Any]],
+    reference: Reference,
+    options: SegOptions,
+    uids: UidMaker,
+) -> Segmentation:
+    model = _model(labels)
+    labelmap = options.seg_type == "labelmap"
+    return Segmentation(
+        source_images=[source_image(one) for one in reference.slices],
+        pixel_array=np.ascontiguousarray(numbers),
+        segmentation_type=options.seg_type.upper(),
+        segment_descriptions=_descriptions(labels, model, uids),
+        series_instance_uid=uids.uid("series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=uids.uid("instance"),
+        instance_number=1,
+        manufacturer="segmate",
+        manufacturer_model_name="segmate",
+        software_versions=__version__,
+        device_serial_number=model["weights_sha256"][:_LONG_STRING],
+        content_label="SEGMATE",
+        content_description="Organs segmented by segmate, not reviewed",
+        content_creator_name="segmate^",
+        content_date=reference.made_at[0],
+        content_time=reference.made_at[1],
+        series_description="segmate organs",
+        # Deflating is of the whole file, so what is deflated is not packed before.
+        transfer_syntax_uid=_RLE if labelmap and not options.compress else _EXPLICIT_LITTLE,
+        omit_empty_frames=True,
+    )
+
+
+def source_image(header: Header) -> Dataset:
+    """A slice as highdicom wants it, without its patient."""
+    image = Dataset()
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+        setattr(image, keyword, "")
+    for keyword in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber"):
+        setattr(image, keyword, "")
+    image.SOPClassUID, image.SOPInstanceUID = header.sop_class_uid, header.sop_uid
+    image.StudyInstanceUID, image.SeriesInstanceUID = header.study_uid, header.series_uid
+    image.FrameOfReferenceUID = header.frame_of_reference_uid
+    image.Modality, image.Rows, image.Columns = header.modality, header.rows, header.columns
+    image.ImagePositionPatient = _decimals(header.position_mm)
+    image.ImageOrientationPatient = _decimals(header.orientation)
+    image.PixelSpacing = _decimals(header.pixel_spacing_mm)
+    if header.thickness_mm:
+        image.SliceThickness = DSfloat(header.thickness_mm, auto_format=True)
+    image.LossyImageCompression = "01" if header.lossy else "00"
+    return image
+
+
+def _decimals(values: tuple[float, ...] | None) -> list[DSfloat]:
+    return [DSfloat(value, auto_format=True) for value in values or ()]
+
+
+def _descriptions(
+    labels: LabelMap, model: dict[str, str], uids: UidMaker
+) -> list[SegmentDescription]:
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=f"segmate {model['name']}"[:_LONG_STRING],
+        family=CodedConcept(*_ARTIFICIAL_INTELLIGENCE),
+        version=f"{__version__}, model {model['version']}"[:_LONG_STRING],
+        source="segmate",
+        parameters={"weights_sha256": model["weights_sha256"]},
+    )
+    return [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=organ.title[:_LONG_STRING],
+            segmented_property_category=CodedConcept(*_ANATOMY),
+            segmented_property_type=CodedConcept(*_type_code(organ)),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+            tracking_id=organ.key[:_LONG_STRING],
+            tracking_uid=uids.uid("tracking", organ.key),
+            display_color=CIELabColor.from_rgb(*organ.rgb),
+        )
+        for number, (_, organ) in enumerate(sorted(labels.organs.items()), start=1)
+    ]
+
+
+def _type_code(organ: Organ) -> tuple[str, str, str]:
+    """An organ's own code; for one without, only that it is anatomy."""
+    if organ.code is None:
+        return _ANATOMY
+    return organ.code, CODE_SCHEME, organ.meaning or organ.title
+
+
+def _describe_segments(seg: Segmentation, labels: LabelMap, found: frozenset[int]) -> None:
+    """Add what highdicom has no argument for: sides, and which organs have no voxel."""
+    organs = [organ for _, organ in sorted(labels.organs.items())]
+    for item in seg.SegmentSequence:
+        number = int(item.SegmentNumber)
+        if number == 0:  # a label map's background
+            continue
+        side = organs[number - 1].side
+        if side is not None:
+            value, meaning = LATERALITY_CODES[side]
+            modifier = [CodedConcept(value, CODE_SCHEME, meaning)]
+            kind = item.SegmentedPropertyTypeCodeSequence[0]
+            kind.SegmentedPropertyTypeModifierCodeSequence = modifier
+        if number not in found:
+            item.SegmentDescription = "Not found in this scan"
+
+
+def _make_reproducible(seg: Segmentation, uids: UidMaker, reference: Reference) -> None:
+    """Replace what highdicom takes from the clock or from chance."""
+    del seg.InstanceCreationDate, seg.InstanceCreationTime
+    for item in seg.ContributingEquipmentSequence:
+        item.pop("ContributionDateTime", None)
+    organization = uids.uid("dimensions")
+    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+
+
+def add_patient(target: Dataset, reference: Reference) -> None:
+    """Put the study's attributes into an object as they stand in the source, byte for byte."""
+    charset = reference.shared.get("SpecificCharacterSet", b"")
+    for keyword, value in reference.shared.items():
+        if keyword == "SpecificCharacterSet":
+            continue
+        if not value and keyword not in target:
+            continue
+        _put(target, keyword, value)
+    if charset and any(
+        max(value, default=0) > 127 or b"\x1b" in value for value in reference.shared.values()
+    ):
+        _put(target, "SpecificCharacterSet", charset)
+
+
+def _put(target: Dataset, keyword: str, value: bytes) -> None:
+    tag = Tag(keyword)
+    kind = pydicom.datadict.dictionary_VR(tag)
+    padded = value + (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
+    target[tag] = RawDataElement(tag, kind, len(padded), padded, 0, False, True)
+
+
+def check_places(seg: Dataset, reference: Reference) -> None:
+    """Check that each frame lies where its source does.
+
+    Raises:
+        GeometryError: One does not, or names no source of the series.
+    """
+    place_of = {one.sop_uid: np.array(one.position_mm) for one in reference.slices}
+    for n, frame in enumerate(seg.PerFrameFunctionalGroupsSequence, start=1):
+        place = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+        sources = frame.DerivationImageSequence[0].SourceImageSequence
+        uids = [str(source.ReferencedSOPInstanceUID) for source in sources]
+        off = [np.linalg.norm(place - place_of[uid]) for uid in uids if uid in place_of]
+        if len(off) != 1 or off[0] > _SAME_PLACE_MM:
+            raise GeometryError(
+                f"frame {n} of the SEG does not lie on its source, so nothing was written; this "
+                "is a bug in segmate: please report it."
+            )
