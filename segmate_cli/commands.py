@@ -50,9 +50,9 @@ def predict(args: Namespace) -> ExitCode:
                 scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
                 warnings = scans.seg_reference(scan, seg).warnings if seg else ()
             labels = pipeline.segment(scan, model, options, progress)
-            written.extend(
-                scans.save_all(labels, outputs, args.overwrite, seg=seg, seconds=watch.seconds)
-            )
+            spent = watch.seconds
+            for output in scans.save_all(labels, outputs, args.overwrite, seg=seg, seconds=spent):
+                written.append(output)
             progress("write", 1, 1)
     finally:
         # Not before the progress bar is gone, which takes stdout for itself.

@@ -202,7 +202,10 @@ def _reference(store: FileStore, geometry: Geometry, slices: tuple[Header, ...])
 
 
 def _check_identified(path: Path, slices: tuple[Header, ...]) -> None:
-    remedy = "DICOM objects cannot refer to it; use the series as the scanner or archive has it."
+    remedy = (
+        "DICOM objects cannot refer to it. Use the series as the archive has it or, if it was "
+        "anonymised, one that kept its UIDs."
+    )
     for name, values in (
         ("StudyInstanceUID", [one.study_uid for one in slices]),
         ("SeriesInstanceUID", [one.series_uid for one in slices]),
@@ -210,13 +213,13 @@ def _check_identified(path: Path, slices: tuple[Header, ...]) -> None:
         ("SOPClassUID", [one.sop_class_uid for one in slices]),
     ):
         if not all(values):
-            raise InputError(f"{path}: the series has no {name}; {remedy}")
+            raise InputError(f"{path}: the series has no {name}: {remedy}")
         if len(set(values)) > 1:
-            raise InputError(f"{path}: the series has several {name}s; {remedy}")
+            raise InputError(f"{path}: the series has several {name}s: {remedy}")
     if not UID(slices[0].sop_class_uid).keyword.endswith("ImageStorage"):
-        raise InputError(f"{path}: the series is of a class that DICOM does not know; {remedy}")
+        raise InputError(f"{path}: the series is of a class that DICOM does not know: {remedy}")
     if not all(one.sop_uid for one in slices) or len({one.sop_uid for one in slices}) < len(slices):
-        raise InputError(f"{path}: slices without a SOPInstanceUID of their own; {remedy}")
+        raise InputError(f"{path}: slices without a SOPInstanceUID of their own: {remedy}")
 
 
 def _misfit(geometry: Geometry, slices: Sequence[Header]) -> str | None:
