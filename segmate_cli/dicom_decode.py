@@ -32,7 +32,7 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 RLE = "1.2.840.10008.1.2.5"
 # Decoded by pydicom itself, in Python, which neither crashes nor grows.
-SAFE_SYNTAXES = frozenset((IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED, RLE))
+NATIVE_SYNTAXES = frozenset((IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED))
 
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _JPEG = {
@@ -93,13 +93,12 @@ def decode(form: PixelFormat, data: bytes, frame: int = 0) -> Pixels:
     Raises:
         whatever pydicom and the decoder raise for damaged data: see dicom_header.MALFORMED.
     """
+    if form.syntax_uid in NATIVE_SYNTAXES:
+        return _decode_native(form, data, frame)
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
-    if form.syntax_uid in SAFE_SYNTAXES and form.syntax_uid != RLE:
-        # pydicom warns of what is more than that, such as a padding byte.
-        data = data[: form.rows * form.columns * form.bits_allocated // 8 * form.frames]
-    elif form.syntax_uid != RLE:
+    if form.syntax_uid != RLE:
         _check_stream(form, data, frame)
         if form.syntax_uid == _JPEG_EXTENDED and form.bits_stored > 8:
             return _decode_12_bits(form, data, frame)
@@ -119,6 +118,19 @@ def decode(form: PixelFormat, data: bytes, frame: int = 0) -> Pixels:
         pixel_keyword="PixelData",
     )
     return cast(Pixels, array)
+
+
+def _decode_native(form: PixelFormat, data: bytes, frame: int) -> Pixels:
+    order = ">" if form.syntax_uid == EXPLICIT_BIG else "<"
+    kind = np.dtype(f"{order}{'i' if form.signed else 'u'}{form.bits_allocated // 8}")
+    count = form.rows * form.columns
+    if len(data) < (frame + 1) * count * kind.itemsize:
+        raise ValueError("the pixel data is cut off")
+    stored = np.frombuffer(data, kind, count, frame * count * kind.itemsize)
+    stored = stored.astype(kind.newbyteorder("=")).reshape(form.rows, form.columns)
+    # Old writers keep overlays in the upper bits; shifting back brings the sign down.
+    unused = form.bits_allocated - form.bits_stored
+    return (stored << unused) >> unused if unused else stored
 
 
 def _check_stream(form: PixelFormat, data: bytes, frame: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from segmate_cli.dicom_decode import (
-    SAFE_SYNTAXES,
+    NATIVE_SYNTAXES,
     SYNTAX_NAMES,
     DecoderError,
     DecoderProcess,
@@ -23,7 +23,7 @@ from segmate_cli.dicom_decode import (
     decode,
 )
 from segmate_cli.dicom_files import FileStore, open_store
-from segmate_cli.dicom_header import MALFORMED, Header, parse
+from segmate_cli.dicom_header import MALFORMED, Header, pixel_data
 from segmate_cli.dicom_series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.errors import GeometryError, InputError, NotHounsfieldError, UnreadableError
 from segmate_cli.volume import DicomSource, Hounsfield, Scan
@@ -124,8 +124,10 @@ class _SliceReader:
             form = _pixel_format(header)
             with self._store.open(header.file) as file:
                 content = file.read()
-            parsed = parse(BytesIO(content), len(content), with_pixels=True)
-            stored = self._decode(form, parsed.data["PixelData"].value)
+            value, encapsulated = pixel_data(BytesIO(content), len(content))
+            if encapsulated != (form.syntax_uid not in NATIVE_SYNTAXES):
+                raise _FormatError("its pixel data is not stored as its transfer syntax says")
+            stored = self._decode(form, value)
         except (DecoderError, *MALFORMED) as error:
             raise self._failure(header, error) from None
         try:
@@ -134,7 +136,7 @@ class _SliceReader:
             raise NotHounsfieldError(f"{self._path}, {header.file}: {error}") from None
 
     def _decode(self, form: PixelFormat, value: bytes) -> Pixels:
-        if form.syntax_uid in SAFE_SYNTAXES:
+        if form.syntax_uid in NATIVE_SYNTAXES:
             return decode(form, value)
         if not hasattr(self._local, "decoder"):
             decoder = DecoderProcess()
@@ -150,8 +152,6 @@ class _SliceReader:
             reason = str(error)
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
-        elif isinstance(error, KeyError):
-            reason = "it has no pixel data"
         else:
             reason = "its pixel data is damaged or cut off"
         syntax = SYNTAX_NAMES.get(header.syntax_uid, header.syntax_uid)
