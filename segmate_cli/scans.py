@@ -63,8 +63,12 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
     path = Path(path)
     if not path.exists():
         raise UnreadableError(f"{path}: there is no such file; check the path.")
+    if is_seg_name(path):
+        from segmate_cli.dicom_seg_read import read_seg
+
+        return read_seg(path, read_label_table(Path(table)) if table else None)
     if not nifti.is_nifti_name(path):
-        raise UsageError(f"{path}: label maps are .nii or .nii.gz files.")
+        raise UsageError(f"{path}: label maps are .nii or .nii.gz files, or DICOM SEG (.dcm).")
     file = nifti.open_nifti(path)
     names = read_label_table(Path(table)) if table else nifti.label_names(file)
     names = names or sidecar.label_names(path)

@@ -26,7 +26,7 @@ LAYERS = (
     ("dicom_series",),
     ("dicom_pixels",),
     ("dicom",),
-    ("dicom_reference",),
+    ("dicom_reference", "dicom_seg_read"),
     ("dicom_seg",),
     ("scans", "inspection"),
     ("evaluation",),
