@@ -163,7 +163,9 @@ def open_onnx(path: Path) -> Run:
 
 def open_torchscript(path: Path) -> Run:
     """A TorchScript file as a function, on the CPU."""
-    return _torch_run(torch.jit.load(str(path), map_location="cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, its files are still in use
+        return _torch_run(torch.jit.load(str(path), map_location="cpu"))
 
 
 def open_pt2(path: Path) -> Run:
