@@ -6,6 +6,7 @@ This is the only place that catches segmate's errors, and the only one that catc
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from segmate_cli import commands
 
         command = getattr(commands, args.command.replace("-", "_"))
-        return int(command(args))
+        code = int(command(args))
+        sys.stdout.flush()  # a full disk or a reader that left shows here, not at the exit
+        return code
     except SegmateError as error:
         return _fail(args, str(error), error.exit_code)
     except MemoryError:
@@ -41,10 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            return _bug(args, error)
+        return _fail(args, f"stdout takes no more ({error.strerror}).", ExitCode.CANNOT_WRITE)
     except Exception as error:
-        kind = type(error).__name__
-        message = f"this is a bug in segmate ({kind}); please report it with 'segmate doctor' and"
-        return _fail(args, f"{message} what --debug shows.", ExitCode.BUG)
+        return _bug(args, error)
+
+
+def _bug(args: argparse.Namespace, error: Exception) -> int:
+    kind = type(error).__name__
+    message = f"this is a bug in segmate ({kind}); please report it with 'segmate doctor' and"
+    return _fail(args, f"{message} what --debug shows.", ExitCode.BUG)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -224,5 +235,6 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _fail(args: argparse.Namespace, message: str, code: ExitCode) -> int:
     if args.debug:
         traceback.print_exc()
-    print(f"segmate: error: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # closed by the caller: print would turn to stdout
+        print(f"segmate: error: {message}", file=sys.stderr)
     return code

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segmate_cli import files
 from segmate_cli import organs as organ_table
 from segmate_cli.errors import EngineMissingError, GeometryError, InputError, UsageError
 from segmate_cli.nifti import is_nifti_name
@@ -110,7 +111,7 @@ def find_pairs(predictions: Path, references: Path) -> tuple[list[CasePair], lis
         InputError: A path is missing, or nothing matches.
     """
     for path in (predictions, references):
-        if not path.exists():
+        if not files.exists(path):
             raise InputError(f"{path}: there is no such file or folder; check the path.")
     if predictions.is_file() and references.is_file():
         return [CasePair(_stem(predictions), predictions, references)], []

@@ -15,6 +15,11 @@ from segmate_cli.errors import OutputError, OutputExistsError
 _CHUNK = 1 << 20
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name too long for the system is simply not."""
+    return os.path.exists(path)  # pathlib raises where the name is too long
+
+
 def check_output(path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Refuse an output that cannot be written, before any work is done.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmate_cli import nifti
+from segmate_cli import files, nifti
 from segmate_cli.errors import AmbiguousSeriesError, SegmateError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.hounsfield import check_hu
@@ -22,7 +22,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
     Raises:
         InputError: There is nothing that can be described.
     """
-    if not path.exists():
+    if not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
     if nifti.is_nifti_name(path):
         return _inspect_nifti(path)

@@ -34,7 +34,7 @@ def read_label_table(path: Path) -> dict[int, Organ]:
     Raises:
         InputError: The file cannot be read so.
     """
-    if not path.exists() and str(path).lower() in builtin_tables():
+    if str(path).lower() in builtin_tables() and not path.exists():
         path = _BUILTIN / f"{str(path).lower()}.csv"
     try:
         text = path.read_text(encoding="utf-8-sig")

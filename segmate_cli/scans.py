@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmate_cli import files, nifti, sidecar
-from segmate_cli.errors import EngineMissingError, InputError, UnreadableError, UsageError
+from segmate_cli.errors import (
+    EngineMissingError,
+    InputError,
+    OutputError,
+    UnreadableError,
+    UsageError,
+)
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import foreign_organ
 from segmate_cli.volume import LabelMap, Labels, Scan, Volume
@@ -33,7 +39,7 @@ def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False
         InputError: There is none, or it cannot be used.
         AmbiguousSeriesError: There are several and none was chosen.
     """
-    if not path.exists():
+    if not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
     if nifti.is_nifti_name(path):
         file = nifti.open_nifti(path, assume_ras=assume_ras)
@@ -61,7 +67,7 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
         InputError: Nobody says what the values mean.
     """
     path = Path(path)
-    if not path.exists():
+    if not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file; check the path.")
     if is_seg_name(path):
         from segmate_cli.dicom_seg_read import read_seg
@@ -125,8 +131,17 @@ def save(
         digest = nifti.write_labels(labels, path)
     spent = {**(seconds or {}), "write": time.perf_counter() - start}
     if with_sidecar:
-        sidecar.write(labels, path, digest, spent)
+        _write_sidecar(labels, path, digest, spent)
     return path
+
+
+def _write_sidecar(labels: LabelMap, path: Path, digest: str, seconds: dict[str, float]) -> None:
+    """Write it, or take the label map back: one without the other would tell half."""
+    try:
+        sidecar.write(labels, path, digest, seconds)
+    except OutputError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def save_all(

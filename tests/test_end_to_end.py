@@ -452,3 +452,31 @@ def test_the_main_job_opens_no_socket(scan, tiny_bundle, tmp_path):
         [*command, "--model", str(tiny_bundle)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
+
+
+def test_a_stdout_that_takes_no_more_is_exit_8(predict, scan, tiny_bundle, tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full, a device of Linux")
+    out = tmp_path / "full.nii.gz"
+    command = [*SEGMATE, "predict", str(scan), "-o", str(out), "--model", str(tiny_bundle)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 8
+    assert "stdout takes no more" in done.stderr
+
+
+def test_a_name_too_long_for_the_system_is_bad_input(run):
+    assert run("report", "x" * 300 + ".nii.gz")[0] == 6
+    assert run("inspect", "x" * 300)[0] == 6
+
+
+def test_no_map_without_its_sidecar(predict, tmp_path, monkeypatch):
+    from segmate_cli import sidecar
+    from segmate_cli.errors import OutputError
+
+    def fail(*args: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(sidecar, "write", fail)
+    assert predict()[0] == 8
+    assert not (tmp_path / "labels.nii.gz").exists()
