@@ -8,11 +8,7 @@ afterwards, since it would check them, and name them in its log.
 from __future__ import annotations
 
 import hashlib
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +19,10 @@ import pydicom
 from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr.coding import CodedConcept
-from pydicom.config import disable_value_validation
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
-from pydicom.valuerep import DSfloat
 
 from segmate_cli import __version__, files
-from segmate_cli.dicom_header import Header, StoredValues
+from segmate_cli.dicom_objects import add_patient, identity_of, model_of, quiet, source_image
 from segmate_cli.dicom_reference import Reference, SegOptions
 from segmate_cli.dicom_uids import UidMaker
 from segmate_cli.errors import GeometryError, NothingFoundError, UsageError
@@ -94,22 +86,6 @@ def write_seg(
     return segments.digest
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom and highdicom from checking, and from quoting, what the source has."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 @dataclass(frozen=True, slots=True)
 class _Segments:
     """A label map as segment numbers: (k, j, i), which are found, and sha256 of its own values."""
@@ -142,29 +118,15 @@ def _facts(
     labels: LabelMap, digest: str, reference: Reference, options: SegOptions
 ) -> dict[str, Any]:
     """All that decides the object's bytes."""
-    shared = {keyword: value.hex() for keyword, value in reference.shared.items()}
     return {
         "object": "SEG",
         "writers": [__version__, highdicom.__version__, pydicom.__version__],
-        "model": _model(labels),
+        "model": model_of(labels),
         "organs": {value: repr(organ) for value, organ in labels.organs.items()},
         "voxels": digest,
-        "turn": repr(reference.turn),
-        "slices": [
-            repr(replace(one, file="", syntax_uid="", values=StoredValues()))
-            for one in reference.slices
-        ],
-        "shared": hashlib.sha256(repr(sorted(shared.items())).encode()).hexdigest(),
+        **identity_of(reference),
         "options": [options.seg_type, options.compress],
     }
-
-
-def _model(labels: LabelMap) -> dict[str, str]:
-    """Name, version and hash of the model that made the labels."""
-    model = (labels.run or {}).get("model")
-    if not isinstance(model, dict):
-        raise UsageError("a DICOM SEG must say which model made it; write what predict returned.")
-    return {name: str(model[name]) for name in ("name", "version", "weights_sha256")}
 
 
 def _build(
@@ -174,7 +136,7 @@ def _build(
     options: SegOptions,
     uids: UidMaker,
 ) -> Segmentation:
-    model = _model(labels)
+    model = model_of(labels)
     labelmap = options.seg_type == "labelmap"
     return Segmentation(
         source_images=[source_image(one) for one in reference.slices],
@@ -199,30 +161,6 @@ def _build(
         transfer_syntax_uid=_RLE if labelmap and not options.compress else _EXPLICIT_LITTLE,
         omit_empty_frames=True,
     )
-
-
-def source_image(header: Header) -> Dataset:
-    """A slice as highdicom wants it, without its patient."""
-    image = Dataset()
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(image, keyword, "")
-    for keyword in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber"):
-        setattr(image, keyword, "")
-    image.SOPClassUID, image.SOPInstanceUID = header.sop_class_uid, header.sop_uid
-    image.StudyInstanceUID, image.SeriesInstanceUID = header.study_uid, header.series_uid
-    image.FrameOfReferenceUID = header.frame_of_reference_uid
-    image.Modality, image.Rows, image.Columns = header.modality, header.rows, header.columns
-    image.ImagePositionPatient = _decimals(header.position_mm)
-    image.ImageOrientationPatient = _decimals(header.orientation)
-    image.PixelSpacing = _decimals(header.pixel_spacing_mm)
-    if header.thickness_mm:
-        image.SliceThickness = DSfloat(header.thickness_mm, auto_format=True)
-    image.LossyImageCompression = "01" if header.lossy else "00"
-    return image
-
-
-def _decimals(values: tuple[float, ...] | None) -> list[DSfloat]:
-    return [DSfloat(value, auto_format=True) for value in values or ()]
 
 
 def _descriptions(
@@ -283,28 +221,6 @@ def _make_reproducible(seg: Segmentation, uids: UidMaker, reference: Reference) 
     organization = uids.uid("dimensions")
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-
-
-def add_patient(target: Dataset, reference: Reference) -> None:
-    """Put the study's attributes into an object as they stand in the source, byte for byte."""
-    charset = reference.shared.get("SpecificCharacterSet", b"")
-    for keyword, value in reference.shared.items():
-        if keyword == "SpecificCharacterSet":
-            continue
-        if not value and keyword not in target:
-            continue
-        _put(target, keyword, value)
-    if charset and any(
-        max(value, default=0) > 127 or b"\x1b" in value for value in reference.shared.values()
-    ):
-        _put(target, "SpecificCharacterSet", charset)
-
-
-def _put(target: Dataset, keyword: str, value: bytes) -> None:
-    tag = Tag(keyword)
-    kind = pydicom.datadict.dictionary_VR(tag)
-    padded = value + (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
-    target[tag] = RawDataElement(tag, kind, len(padded), padded, 0, False, True)
 
 
 def check_places(seg: Dataset, reference: Reference) -> None:

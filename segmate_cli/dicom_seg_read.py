@@ -6,7 +6,6 @@ segment's label. pydicom's values are used, never quoted: a file names a patient
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from segmate_cli.dicom_header import MALFORMED
+from segmate_cli.dicom_objects import quiet
 from segmate_cli.errors import GeometryError, InputError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import LATERALITY_CODES, ORGANS, Organ, foreign_organ
@@ -32,7 +31,7 @@ _EVEN_SHARE = 0.1
 _SAME_PLACE_MM = 1e-2
 _MOST_PLANES = 10_000
 _SAME_DIRECTION = 2e-3
-_BROKEN = (*MALFORMED, InvalidDicomError)
+_BROKEN = (*MALFORMED, InvalidDicomError, BytesLengthException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,7 @@ def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
         InputError: Segments that overlap.
     """
     try:
-        with warnings.catch_warnings(), disable_value_validation():
-            warnings.simplefilter("ignore")
+        with quiet():
             seg = pydicom.dcmread(path)
             _check_kind(path, seg)
             frames = _frames_of(path, seg)

@@ -1,0 +1,109 @@
+"""What all DICOM objects that segmate writes have in common; no highdicom here."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from pydicom.config import disable_value_validation
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import DSfloat
+
+from segmate_cli.dicom_header import Header, StoredValues
+from segmate_cli.dicom_reference import Reference
+from segmate_cli.errors import UsageError
+from segmate_cli.volume import LabelMap
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom and highdicom from checking, and from quoting, what the source has."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def identity_of(reference: Reference) -> dict[str, Any]:
+    """All of a series that decides what an object made of it says; for ``UidMaker.of``."""
+    shared = repr(sorted(reference.shared.items())).encode()
+    return {
+        "turn": repr(reference.turn),
+        "slices": [
+            repr(replace(one, file="", syntax_uid="", values=StoredValues()))
+            for one in reference.slices
+        ],
+        "shared": hashlib.sha256(shared).hexdigest(),
+        "made_at": reference.made_at,
+    }
+
+
+def model_of(labels: LabelMap) -> dict[str, str]:
+    """Name, version and hash of the model that made the labels."""
+    model = (labels.run or {}).get("model")
+    if not isinstance(model, dict):
+        raise UsageError(
+            "a DICOM object must say which model made it; write what predict returned."
+        )
+    return {name: str(model[name]) for name in ("name", "version", "weights_sha256")}
+
+
+def source_image(header: Header) -> Dataset:
+    """A slice as highdicom wants it, without its patient."""
+    image = Dataset()
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+        setattr(image, keyword, "")
+    for keyword in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber"):
+        setattr(image, keyword, "")
+    image.SOPClassUID, image.SOPInstanceUID = header.sop_class_uid, header.sop_uid
+    image.StudyInstanceUID, image.SeriesInstanceUID = header.study_uid, header.series_uid
+    image.FrameOfReferenceUID = header.frame_of_reference_uid
+    image.Modality, image.Rows, image.Columns = header.modality, header.rows, header.columns
+    image.ImagePositionPatient = _decimals(header.position_mm)
+    image.ImageOrientationPatient = _decimals(header.orientation)
+    image.PixelSpacing = _decimals(header.pixel_spacing_mm)
+    if header.thickness_mm:
+        image.SliceThickness = DSfloat(header.thickness_mm, auto_format=True)
+    image.LossyImageCompression = "01" if header.lossy else "00"
+    return image
+
+
+def _decimals(values: tuple[float, ...] | None) -> list[DSfloat]:
+    return [DSfloat(value, auto_format=True) for value in values or ()]
+
+
+def add_patient(target: Dataset, reference: Reference) -> None:
+    """Put the study's attributes into an object as they stand in the source, byte for byte."""
+    charset = reference.shared.get("SpecificCharacterSet", b"")
+    for keyword, value in reference.shared.items():
+        if keyword == "SpecificCharacterSet":
+            continue
+        if not value and keyword not in target:
+            continue
+        _put(target, keyword, value)
+    if charset and any(
+        max(value, default=0) > 127 or b"\x1b" in value for value in reference.shared.values()
+    ):
+        _put(target, "SpecificCharacterSet", charset)
+
+
+def _put(target: Dataset, keyword: str, value: bytes) -> None:
+    tag = Tag(keyword)
+    kind = dictionary_VR(tag)
+    padded = value + (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
+    target[tag] = RawDataElement(tag, kind, len(padded), padded, 0, False, True)
