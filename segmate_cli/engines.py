@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from segmate_cli import memory
 from segmate_cli.bundle import Bundle, Engine, Manifest, NetworkFile
 from segmate_cli.errors import EngineMissingError, MemoryCapError, ModelError, UsageError
 
@@ -104,6 +105,8 @@ def load_model(
         # An engine built for CUDA offers it on machines without a driver, too.
         where = "cpu"
         runner = build(bundle, chosen, data, where, count)
+    del data
+    memory.give_back_free_pages()
     model = LoadedModel(bundle, network_file, chosen, where, count, runner)
     _try_out(model)
     return model

@@ -49,7 +49,6 @@ def threshold_network(channels: int = 1, slices: int = 3) -> bytes:
 
 def position_network() -> bytes:
     """As ``threshold_network(1)``, less 20 * slice_position where that is known (not negative)."""
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     weight = np.zeros((1, 3, 1, 1), np.float32)
