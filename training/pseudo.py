@@ -41,7 +41,7 @@ _LEAST_CONFIDENCE = 0.8
 #: Their ends are where a source stopped contouring: the network may have learned that.
 _NO_MARGIN = ("aorta", "trachea", "esophagus", "spinal_cord")
 _MARGIN_MM = 9.0
-_SKIPPED = ("kbp", "phantom")
+_SKIPPED = ("kbp", "phantom", "synthetic")
 
 
 def probabilities(

@@ -26,13 +26,13 @@ class Sampling:
         organ_weights: relative frequency with which each organ is asked for; 1 unless told.
         anywhere_chance: any usable slice of any case instead of an organ's.
         beside_chance: a slice near an organ's ends, or elsewhere in the case, instead of in it.
-        phantom_share: how much a phantom counts beside a real case.
+        invented_share: how much a phantom or a painted label map counts beside a real case.
     """
 
     organ_weights: dict[str, float] = field(default_factory=dict)
     anywhere_chance: float = 0.15
     beside_chance: float = 0.25
-    phantom_share: float = 0.15
+    invented_share: float = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class Sampler:
         level = Known(int(np.bincount(known[rows]).argmax()))
         # A case of twenty slices counts less than one of two hundred, but not ten times less.
         trust = _TRUST[level] * float(np.sqrt(rows.size * case.info.slice_mm))
-        if case.info.case_id.startswith("phantom"):
-            trust *= self.sampling.phantom_share
+        if case.info.case_id.startswith(("phantom", "synthetic")):
+            trust *= self.sampling.invented_share
         self.trust[channel].append(trust)
 
     def draw(self, rng: np.random.Generator) -> Crop:

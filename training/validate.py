@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -138,18 +138,18 @@ _MEANS = ("dice", "as_labelled")
 
 
 def validate(
-    checkpoint: Path, cache: Path, case_ids: Sequence[str], clean: bool
+    checkpoint: Path, cases: Iterable[Case], clean: bool
 ) -> tuple[list[Score], dict[str, dict[str, float]]]:
     """Predict and score the given cases."""
     network = load_network(checkpoint)
-    scores, absent = [], {}
-    for case_id in case_ids:
-        case = load_case(cache / case_id)
+    scores: list[Score] = []
+    absent: dict[str, dict[str, float]] = {}
+    for case in cases:
         predicted = predict_case(network, case, largest_parts if clean else None)
         scores += score_case(case, predicted)
         volumes = absent_volumes(case, predicted)
         if volumes:
-            absent[case_id] = volumes
+            absent[case.info.case_id] = volumes
     return scores, absent
 
 
@@ -161,11 +161,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint (.pth, or a run's average.pt)")
     parser.add_argument("output", type=Path, help="JSON file to write; .md goes beside it")
     parser.add_argument("--clean", action="store_true", help="largest part of each organ alone")
+    parser.add_argument(
+        "--phantoms", type=int, nargs="+", help="score phantoms of these seeds instead"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    case_ids = read_config(options.config).validation
-    scores, absent = validate(options.checkpoint, options.cache, case_ids, options.clean)
+    if options.phantoms:
+        from training.phantoms import phantom_case
+
+        cases = (phantom_case(seed) for seed in options.phantoms)
+    else:
+        names = read_config(options.config).validation
+        cases = (load_case(options.cache / name) for name in names)
+    scores, absent = validate(options.checkpoint, cases, options.clean)
     summary = summarise(scores)
     result = {
         "checkpoint": options.checkpoint.name,

@@ -1,0 +1,146 @@
+"""Write the model card from the scores' files: ``python -m training.card``.
+
+Figures come from the JSON of ``training.validate`` alone; words from ``configs/card.md.in``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.cases import ORGANS
+
+_TEMPLATE = Path(__file__).with_name("configs") / "card.md.in"
+#: What the model has to reach before anybody may lean on it.
+BARS = {
+    **{"lung_left": 0.96, "lung_right": 0.96, "trachea": 0.85, "esophagus": 0.72},
+    **{"spinal_cord": 0.80, "heart": 0.90, "aorta": 0.87, "liver": 0.95},
+    **{"kidney_left": 0.91, "kidney_right": 0.91, "spleen": 0.93},
+}
+_WORST = 10
+
+
+def organ_table(scores: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """Per organ: patients, Dice in both ways, worst, the starter's Dice, the bar."""
+    lines = [
+        "| organ | patients | Dice | every slice | worst | starter | bar | met |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    rows = scores["summary"]
+    for organ, row in rows.items():
+        bar = BARS[organ]
+        worst = f"{row['worst']:.3f} ({row['worst_case']})"
+        start = baseline["summary"][organ]["dice"]
+        met = "yes" if row["dice"] >= bar else "no"
+        cells = (organ, row["patients"], f"{row['dice']:.3f}", f"{row['as_labelled']:.3f}", worst)
+        lines.append(
+            "| " + " | ".join(map(str, (*cells, f"{start:.3f}", f"{bar:.2f}", met))) + " |"
+        )
+    mean = f"{mean_of(rows, 'dice'):.3f} | {mean_of(rows, 'as_labelled'):.3f}"
+    start = mean_of(baseline["summary"], "dice")
+    met = "yes" if mean_of(rows, "dice") >= 0.90 else "no"
+    lines.append(f"| mean | | {mean} | | {start:.3f} | 0.90 | {met} |")
+    return "\n".join(lines)
+
+
+def mean_of(rows: dict[str, Any], key: str) -> float:
+    """Mean over organs."""
+    return sum(float(row[key]) for row in rows.values()) / len(rows)
+
+
+def source_of(case_id: str) -> str:
+    """Name of a case's source: its id without number."""
+    return re.sub(r"\d.*", "", case_id)
+
+
+def source_table(scores: dict[str, Any]) -> str:
+    """Mean Dice by source and organ, with the number of patients."""
+    sources: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for score in scores["scores"]:
+        sources[source_of(score["case_id"])][score["organ"]].append(score["dice"])
+    lines = ["| source | organs: Dice (patients) |", "| --- | --- |"]
+    for source, organs in sources.items():
+        cells = [
+            f"{organ} {sum(organs[organ]) / len(organs[organ]):.3f} ({len(organs[organ])})"
+            for organ in ORGANS
+            if organ in organs
+        ]
+        lines.append(f"| {source} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def worst_list(scores: dict[str, Any]) -> str:
+    """The lowest scores of all, one a line."""
+    lowest = sorted(scores["scores"], key=lambda score: float(score["dice"]))[:_WORST]
+    return "\n".join(
+        f"- {s['organ']} in {s['case_id']}: Dice {s['dice']:.3f}, "
+        f"{s['predicted_ml']:g} ml for {s['reference_ml']:g} ml"
+        for s in lowest
+    )
+
+
+def swap_sentence(scores: dict[str, Any]) -> str:
+    """How much of a left organ was called right, or the reverse."""
+    paired = [s for s in scores["scores"] if s["organ"].startswith(("lung", "kidney"))]
+    swapped = [s for s in paired if s["swapped_ml"] > 0.5 * s["reference_ml"]]
+    most = max(paired, key=lambda s: float(s["swapped_ml"]))
+    return (
+        f"Sides exchanged in {len(swapped)} of {len(paired)} paired organs; the most on a wrong "
+        f"side is {most['swapped_ml']:g} ml ({most['organ']} in {most['case_id']})."
+    )
+
+
+def absent_sentence(scores: dict[str, Any]) -> str:
+    """What was found where anatomy has none."""
+    found = scores["absent_ml"]
+    if not found:
+        return "Nothing was found in slices where anatomy rules an organ out."
+    parts = [
+        f"{ml:g} ml of {organ} in {case_id}"
+        for case_id, organs in found.items()
+        for organ, ml in organs.items()
+    ]
+    return "In slices where anatomy rules the organ out: " + ", ".join(parts) + "."
+
+
+def card(scores: dict[str, Any], baseline: dict[str, Any], phantom: str, version: str) -> str:
+    """The whole card."""
+    text = _TEMPLATE.read_text()
+    parts = {
+        "VERSION": version,
+        "ORGANS": organ_table(scores, baseline),
+        "SOURCES": source_table(scores),
+        "WORST": worst_list(scores),
+        "SIDES": swap_sentence(scores),
+        "ABSENT": absent_sentence(scores),
+        "PHANTOM": phantom,
+    }
+    for name, value in parts.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and write the card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scores", type=Path, help="JSON of training.validate, shipped model")
+    parser.add_argument("baseline", type=Path, help="JSON of training.validate, starter")
+    parser.add_argument("phantom", type=Path, help="JSON of training.validate --phantoms")
+    parser.add_argument("output", type=Path, help="card to write")
+    parser.add_argument("--version", required=True)
+    options = parser.parse_args(arguments)
+    scores, baseline, phantom = (
+        json.loads(path.read_text()) for path in (options.scores, options.baseline, options.phantom)
+    )
+    dice = {organ: row["dice"] for organ, row in phantom["summary"].items()}
+    line = ", ".join(f"{organ} {value:.3f}" for organ, value in dice.items())
+    options.output.write_text(card(scores, baseline, line, options.version))
+
+
+if __name__ == "__main__":
+    main()
