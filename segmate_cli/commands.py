@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from segmate_cli import __version__, console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
-from segmate_cli.volume import Volume
+from segmate_cli.volume import Labels, Volume
 
 if TYPE_CHECKING:
     from segmate_cli.dicom_reference import SegOptions
@@ -103,13 +103,48 @@ def report(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite, inputs=tuple(paths))
-    ct: Volume | None = scans.load(args.ct) if args.ct else None
+    if args.format == "dicom-sr":
+        return _report_sr(args, paths, output)
+    if args.uid_root:
+        raise UsageError("--uid-root is about a DICOM SR; ask for one with --format dicom-sr.")
     table = []
     for path in paths:
         labels = scans.load_labels(path, args.table)
-        table += reports.rows(str(path), measure(labels, ct, args.organs))
+        table += reports.rows(str(path), measure(labels, _ct_of(labels, args), args.organs))
     _deliver(reports.render(table, args.format), output)
     return ExitCode.DONE
+
+
+def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
+    from segmate_cli import scans
+    from segmate_cli.measurement import measure
+
+    if output is None or len(paths) != 1:
+        raise UsageError("a DICOM SR is of one DICOM SEG, and a file; give -o sr.dcm.")
+    if not scans.is_seg_name(paths[0]):
+        raise UsageError(
+            f"{paths[0]}: a DICOM SR refers to the segments of a DICOM SEG; give the one of the "
+            "same run (predict -o labels.nii.gz -o seg.dcm)."
+        )
+    scans.check_seg_writer()
+    from segmate_cli.dicom_sr import write_sr
+
+    labels = scans.load_labels(paths[0], args.table)
+    stats = measure(labels, _ct_of(labels, args), args.organs)
+    write_sr(stats, labels.organs, paths[0], output, args.uid_root)
+    print(output)
+    return ExitCode.DONE
+
+
+def _ct_of(labels: Labels, args: Namespace) -> Volume | None:
+    """The scan for HU; of DICOM with several series the one that a SEG names."""
+    from segmate_cli import scans
+    from segmate_cli.volume import DicomSource
+
+    if not args.ct:
+        return None
+    named = labels.source.series_uid if isinstance(labels.source, DicomSource) else None
+    return scans.load(args.ct, series=args.series or named)
 
 
 def evaluate(args: Namespace) -> ExitCode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,12 @@ from pydicom.valuerep import DSfloat
 from segmate_cli.dicom_header import Header, StoredValues
 from segmate_cli.dicom_reference import Reference
 from segmate_cli.errors import UsageError
+from segmate_cli.organs import CODE_SCHEME, Organ
 from segmate_cli.volume import LabelMap
+
+# CID 7150 as pydicom has it; others write 123037004, which SNOMED calls "Body structure".
+ANATOMY = ("91723000", CODE_SCHEME, "Anatomical Structure")
+ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
 
 
 @contextmanager
@@ -63,13 +68,26 @@ def model_of(labels: LabelMap) -> dict[str, str]:
     return {name: str(model[name]) for name in ("name", "version", "weights_sha256")}
 
 
+def type_code(organ: Organ) -> tuple[str, str, str]:
+    """An organ's own code; for one without, only that it is anatomy."""
+    if organ.code is None:
+        return ANATOMY
+    return organ.code, CODE_SCHEME, organ.meaning or organ.title
+
+
+def blank_patient() -> Dataset:
+    """Attributes that highdicom cannot do without, empty."""
+    blank = Dataset()
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+        setattr(blank, keyword, "")
+    for keyword in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber"):
+        setattr(blank, keyword, "")
+    return blank
+
+
 def source_image(header: Header) -> Dataset:
     """A slice as highdicom wants it, without its patient."""
-    image = Dataset()
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(image, keyword, "")
-    for keyword in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber"):
-        setattr(image, keyword, "")
+    image = blank_patient()
     image.SOPClassUID, image.SOPInstanceUID = header.sop_class_uid, header.sop_uid
     image.StudyInstanceUID, image.SeriesInstanceUID = header.study_uid, header.series_uid
     image.FrameOfReferenceUID = header.frame_of_reference_uid
@@ -87,18 +105,15 @@ def _decimals(values: tuple[float, ...] | None) -> list[DSfloat]:
     return [DSfloat(value, auto_format=True) for value in values or ()]
 
 
-def add_patient(target: Dataset, reference: Reference) -> None:
+def add_patient(target: Dataset, shared: Mapping[str, bytes]) -> None:
     """Put the study's attributes into an object as they stand in the source, byte for byte."""
-    charset = reference.shared.get("SpecificCharacterSet", b"")
-    for keyword, value in reference.shared.items():
-        if keyword == "SpecificCharacterSet":
-            continue
-        if not value and keyword not in target:
-            continue
-        _put(target, keyword, value)
-    if charset and any(
-        max(value, default=0) > 127 or b"\x1b" in value for value in reference.shared.values()
-    ):
+    charset = shared.get("SpecificCharacterSet", b"")
+    needs_charset = False
+    for keyword, value in shared.items():
+        if keyword != "SpecificCharacterSet" and (value or keyword in target):
+            _put(target, keyword, value)
+            needs_charset |= not value.isascii() or b"\x1b" in value
+    if charset and needs_charset:
         _put(target, "SpecificCharacterSet", charset)
 
 
@@ -107,3 +122,10 @@ def _put(target: Dataset, keyword: str, value: bytes) -> None:
     kind = dictionary_VR(tag)
     padded = value + (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
     target[tag] = RawDataElement(tag, kind, len(padded), padded, 0, False, True)
+
+
+def drop_the_clock(target: Dataset) -> None:
+    """Remove what highdicom takes from the clock and DICOM does not ask for."""
+    del target.InstanceCreationDate, target.InstanceCreationTime
+    for item in target.ContributingEquipmentSequence:
+        item.pop("ContributionDateTime", None)

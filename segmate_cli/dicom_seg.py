@@ -22,20 +22,27 @@ from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
 
 from segmate_cli import __version__, files
-from segmate_cli.dicom_objects import add_patient, identity_of, model_of, quiet, source_image
+from segmate_cli.dicom_objects import (
+    ANATOMY,
+    ARTIFICIAL_INTELLIGENCE,
+    add_patient,
+    drop_the_clock,
+    identity_of,
+    model_of,
+    quiet,
+    source_image,
+    type_code,
+)
 from segmate_cli.dicom_reference import Reference, SegOptions
 from segmate_cli.dicom_uids import UidMaker
 from segmate_cli.errors import GeometryError, NothingFoundError, UsageError
-from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ
+from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES
 from segmate_cli.volume import LabelMap
 
 SERIES_NUMBER = 300
 _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
-# CID 7150 as pydicom has it; others write 123037004, which SNOMED calls "Body structure".
-_ANATOMY = ("91723000", CODE_SCHEME, "Anatomical Structure")
-_ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
 _LONG_STRING = 64
 _SAME_PLACE_MM = 1e-3
 
@@ -76,8 +83,8 @@ def write_seg(
     with quiet():
         seg = _build(labels, reference.turn.view(segments.numbers), reference, options, uids)
         _describe_segments(seg, labels, segments.found)
-        _make_reproducible(seg, uids, reference)
-        add_patient(seg, reference)
+        _make_reproducible(seg, uids)
+        add_patient(seg, reference.shared)
         check_places(seg, reference)
         if options.compress:
             seg.file_meta.TransferSyntaxUID = _DEFLATED
@@ -168,7 +175,7 @@ def _descriptions(
 ) -> list[SegmentDescription]:
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=f"segmate {model['name']}"[:_LONG_STRING],
-        family=CodedConcept(*_ARTIFICIAL_INTELLIGENCE),
+        family=CodedConcept(*ARTIFICIAL_INTELLIGENCE),
         version=f"{__version__}, model {model['version']}"[:_LONG_STRING],
         source="segmate",
         parameters={"weights_sha256": model["weights_sha256"]},
@@ -177,8 +184,8 @@ def _descriptions(
         SegmentDescription(
             segment_number=number,
             segment_label=organ.title[:_LONG_STRING],
-            segmented_property_category=CodedConcept(*_ANATOMY),
-            segmented_property_type=CodedConcept(*_type_code(organ)),
+            segmented_property_category=CodedConcept(*ANATOMY),
+            segmented_property_type=CodedConcept(*type_code(organ)),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
             tracking_id=organ.key[:_LONG_STRING],
@@ -187,13 +194,6 @@ def _descriptions(
         )
         for number, (_, organ) in enumerate(sorted(labels.organs.items()), start=1)
     ]
-
-
-def _type_code(organ: Organ) -> tuple[str, str, str]:
-    """An organ's own code; for one without, only that it is anatomy."""
-    if organ.code is None:
-        return _ANATOMY
-    return organ.code, CODE_SCHEME, organ.meaning or organ.title
 
 
 def _describe_segments(seg: Segmentation, labels: LabelMap, found: frozenset[int]) -> None:
@@ -213,11 +213,9 @@ def _describe_segments(seg: Segmentation, labels: LabelMap, found: frozenset[int
             item.SegmentDescription = "Not found in this scan"
 
 
-def _make_reproducible(seg: Segmentation, uids: UidMaker, reference: Reference) -> None:
+def _make_reproducible(seg: Segmentation, uids: UidMaker) -> None:
     """Replace what highdicom takes from the clock or from chance."""
-    del seg.InstanceCreationDate, seg.InstanceCreationTime
-    for item in seg.ContributingEquipmentSequence:
-        item.pop("ContributionDateTime", None)
+    drop_the_clock(seg)
     organization = uids.uid("dimensions")
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

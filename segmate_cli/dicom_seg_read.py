@@ -21,7 +21,7 @@ from segmate_cli.dicom_objects import quiet
 from segmate_cli.errors import GeometryError, InputError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import LATERALITY_CODES, ORGANS, Organ, foreign_organ
-from segmate_cli.volume import Labels
+from segmate_cli.volume import DicomSource, Labels
 
 _BINARY_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -78,7 +78,7 @@ def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
             frames = _frames_of(path, seg)
             geometry, plane_of = _grid(path, seg, frames)
             values = _fill(path, seg, frames, plane_of, geometry.shape)
-            return Labels(values, geometry, names or _organs(seg))
+            return Labels(values, geometry, names or _organs(seg), _source(path, seg))
     except _BROKEN as error:
         raise UnreadableError(
             f"{path}: damaged, cut off, or no DICOM SEG that segmate can read; copy it again."
@@ -183,6 +183,23 @@ def _slices_around(
     if len(before) != 1:
         return 0, count
     return before.pop(), len(index)
+
+
+def _source(path: Path, seg: Dataset) -> DicomSource | None:
+    """The series that was segmented, as far as the SEG tells; ``path`` is the SEG's own."""
+    series = seg.get("ReferencedSeriesSequence") or [Dataset()]
+    if not series[0].get("SeriesInstanceUID"):
+        return None
+    listed = series[0].get("ReferencedInstanceSequence") or [Dataset()]
+    return DicomSource(
+        path=path,
+        study_uid=str(seg.get("StudyInstanceUID", "")) or None,
+        series_uid=str(series[0].SeriesInstanceUID),
+        frame_of_reference_uid=str(seg.get("FrameOfReferenceUID", "")) or None,
+        sop_class_uid=str(listed[0].get("ReferencedSOPClassUID", "")),
+        sop_instance_uids=tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in listed),
+        files=(),
+    )
 
 
 def _fill(

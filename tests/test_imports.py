@@ -28,7 +28,7 @@ LAYERS = (
     ("dicom",),
     ("dicom_reference",),
     ("dicom_objects",),
-    ("dicom_seg", "dicom_seg_read"),
+    ("dicom_seg", "dicom_seg_read", "dicom_sr"),
     ("scans", "inspection"),
     ("evaluation",),
     ("score_report",),
