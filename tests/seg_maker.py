@@ -31,6 +31,19 @@ STUDY = {
 WHOLE = Recipe(tags=STUDY)
 
 
+class FakeClock:
+    """Another time than now, for what highdicom takes from the clock."""
+
+    import datetime as _real
+
+    date, time = _real.date, _real.time
+
+    class datetime:  # noqa: N801
+        @staticmethod
+        def now():
+            return FakeClock._real.datetime(1999, 1, 1, 1, 1, 1)
+
+
 def labels_on(volume: Volume, run: dict[str, Any] | None = RUN) -> Labels:
     """Three organs without any symmetry; the first and last slice stay empty."""
     k, j, i = np.indices(volume.geometry.shape)

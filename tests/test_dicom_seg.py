@@ -16,6 +16,7 @@ from seg_maker import (
     RUN,
     STUDY,
     WHOLE,
+    FakeClock,
     complaints,
     labels_on,
     read_by_dcmqi,
@@ -175,19 +176,6 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_files_are_called(
     _, labels = series_and_labels(tmp_path / "two", WHOLE.but(shuffle=False, name="{k}.ima"))
     write(labels, second, **how)
     assert first.read_bytes() == second.read_bytes()
-
-
-class FakeClock:
-    """Another time than now, for what highdicom takes from the clock."""
-
-    import datetime as _real
-
-    date, time = _real.date, _real.time
-
-    class datetime:  # noqa: N801
-        @staticmethod
-        def now():
-            return FakeClock._real.datetime(1999, 1, 1, 1, 1, 1)
 
 
 def test_another_input_gives_another_object(tmp_path):
