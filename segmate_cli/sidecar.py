@@ -22,7 +22,10 @@ from segmate_cli.volume import DicomSource, LabelMap, Source
 
 SCHEMA = "segmate-labels"
 SCHEMA_VERSION = 1
-_PACKAGES = ("numpy", "nibabel", "pydicom", "onnxruntime", "onnxruntime-gpu", "torch")
+_PACKAGES = (
+    *("numpy", "nibabel", "pydicom", "highdicom"),
+    *("onnxruntime", "onnxruntime-gpu", "torch"),
+)
 
 
 def path_for(labels_path: Path) -> Path:
