@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -24,6 +25,27 @@ sys.path.insert(0, str(ROOT / "tests"))
 needs_shared = pytest.mark.skipif(
     not (SHARED / "ct").is_dir(), reason="needs the real CT of ../shared/ct, which is not here"
 )
+
+
+class _NeedsTorch(pytest.Module):
+    """A test module that says why it is not run."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("needs the extra [train] (torch, timm); CI runs it in a venv of its own")
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    """Skip tests/torch where torch is not installed, since its modules import it."""
+    if module_path.parent.name == "torch" and not _has_torch():
+        return _NeedsTorch.from_parent(parent, path=module_path)
+    return None
+
+
+def _has_torch() -> bool:
+    spec = importlib.util.find_spec("torch")
+    return spec is not None and spec.origin is not None  # tests/torch itself has no origin
 
 
 def threshold_network(channels: int = 1, slices: int = 3) -> bytes:
