@@ -48,7 +48,8 @@ def predict(args: Namespace) -> ExitCode:
         with console.progress(style) as progress:
             with watch.stage("find"):
                 scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
-                warnings = scans.seg_reference(scan, seg).warnings if seg else ()
+                cap = options.memory_cap_bytes
+                warnings = scans.seg_reference(scan, seg, cap).warnings if seg else ()
             labels = pipeline.segment(scan, model, options, progress)
             spent = watch.seconds
             for output in scans.save_all(labels, outputs, args.overwrite, seg=seg, seconds=spent):

@@ -8,7 +8,6 @@ afterwards, since it would check them, and name them in its log.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +72,17 @@ def write_seg(
         OutputError: The file cannot be written.
     """
     options = options or SegOptions()
-    segments = _segments(labels)
-    if not segments.found:
+    numbers, found, digest = _segment_numbers(labels)
+    if not found:
         raise NothingFoundError(
             f"{path}: no organ was found, so no DICOM SEG was written (an empty one misleads "
             "readers); look at the scan."
         )
-    uids = UidMaker.of(_facts(labels, segments.digest, reference, options), options.uid_root)
+    uids = UidMaker.of(_facts(labels, digest, reference, options), options.uid_root)
     with quiet():
-        seg = _build(labels, reference.turn.view(segments.numbers), reference, options, uids)
-        _describe_segments(seg, labels, segments.found)
+        seg = _build(labels, reference.turn.view(numbers), reference, options, uids)
+        del numbers  # a byte a voxel, while writing takes copies of the frames
+        _describe_segments(seg, labels, found)
         _make_reproducible(seg, uids)
         add_patient(seg, reference.shared)
         check_places(seg, reference)
@@ -90,19 +90,13 @@ def write_seg(
             seg.file_meta.TransferSyntaxUID = _DEFLATED
         with files.write_atomically(path) as stream:
             seg.save_as(stream, enforce_file_format=True)
-    return segments.digest
+    return digest
 
 
-@dataclass(frozen=True, slots=True)
-class _Segments:
-    """A label map as segment numbers: (k, j, i), which are found, and sha256 of its own values."""
-
-    numbers: npt.NDArray[np.unsignedinteger[Any]]
-    found: frozenset[int]
-    digest: str
-
-
-def _segments(labels: LabelMap) -> _Segments:
+def _segment_numbers(
+    labels: LabelMap,
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]], frozenset[int], str]:
+    """Voxels as segment numbers, the numbers that occur, and sha256 of the labels themselves."""
     order = sorted(labels.organs)
     number_of = np.zeros(np.iinfo(labels.dtype).max + 1, dtype=np.uint16)
     number_of[order] = np.arange(1, len(order) + 1)
@@ -118,7 +112,7 @@ def _segments(labels: LabelMap) -> _Segments:
     if unnamed := sorted(present - set(order)):
         raise UsageError(f"nobody says what the label {unnamed[0]} means; name its organ.")
     found = frozenset(int(number_of[value]) for value in present)
-    return _Segments(numbers, found, digest.hexdigest())
+    return numbers, found, digest.hexdigest()
 
 
 def _facts(

@@ -382,6 +382,12 @@ def hu_and_geometry(volume):
     return np.array(volume.hu), volume.geometry
 
 
+def test_a_cap_that_cannot_hold_the_seg_is_refused(predict, series, tmp_path, monkeypatch):
+    monkeypatch.setattr("segmate_cli.scans._SEG_BYTES_A_VOXEL", 10**9)
+    outputs = ("-o", tmp_path / "seg.dcm", "--memory-cap", "9GB")
+    refused(predict(series, *outputs), 5, "DICOM SEG", "at least 72")
+
+
 def test_without_highdicom_the_extra_is_named(predict, series, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     refused(predict(series, "-o", tmp_path / "seg.dcm"), 2, "segmate-cli[dicom]")
