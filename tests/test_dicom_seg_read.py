@@ -161,6 +161,15 @@ def test_cut_and_foreign_files_are_refused(tmp_path):
         read_seg(slices.folder / slices.files[0])
 
 
+def test_a_bomb_is_refused_before_it_bursts(tmp_path, monkeypatch):
+    labels, path, _ = written(tmp_path, compress=True)
+    assert np.array_equal(read_seg(path).values, labels.values)
+    monkeypatch.setattr("segmate_cli.dicom_seg_read._MOST_BYTES", 1000)
+    monkeypatch.setattr("segmate_cli.dicom_seg_read._CHUNK", 64)
+    with pytest.raises(UnreadableError, match="inflates to more"):
+        read_seg(path)
+
+
 def test_damaged_bytes_never_end_in_a_traceback(tmp_path):
     _, path, _ = written(tmp_path)
     data = path.read_bytes()
