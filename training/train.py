@@ -100,7 +100,7 @@ def make_network(config: TrainConfig, folder: Path) -> SegMate:
 class Clock:
     """A session's time, for machines that are lent: the learning rate falls over its last part."""
 
-    def __init__(self, minutes: float, share: float = 0.5):
+    def __init__(self, minutes: float, share: float):
         self.end = time.monotonic() + 60 * minutes
         self.decay_seconds = 60 * minutes * share
 
@@ -244,6 +244,7 @@ def train(
     run: Path,
     pause: Path | None = None,
     minutes: float | None = None,
+    decay_share: float = 0.5,
 ) -> Trainer:
     """Train a configuration's model, from the run's checkpoint if it has one.
 
@@ -253,6 +254,7 @@ def train(
         run: folder of the run.
         pause: file that makes the training sleep while it exists.
         minutes: wall time of this session if not the last step is to end it.
+        decay_share: share of those minutes, at their end, over which the learning rate falls.
     """
     config = read_config(config_path)
     torch.set_num_threads(config.threads)
@@ -268,7 +270,7 @@ def train(
         if case.info.case_id not in config.validation and case.usable.any()
     ]
     if minutes is not None:
-        trainer.clock = Clock(minutes)
+        trainer.clock = Clock(minutes, decay_share)
     sampler = Sampler(cases, config.sampling, config.augmentation)
     for _ in training_steps(trainer, sampler, pause):
         pass
@@ -283,8 +285,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="folder of the run; gone on with if it exists")
     parser.add_argument("--pause-file", type=Path, help="pause while this file exists")
     parser.add_argument("--minutes", type=float, help="end after this time; the rate falls then")
+    parser.add_argument("--decay-share", type=float, default=0.5, help="of those minutes")
     options = parser.parse_args(arguments)
-    train(options.config, options.cache, options.run, options.pause_file, options.minutes)
+    train(
+        options.config,
+        options.cache,
+        options.run,
+        options.pause_file,
+        options.minutes,
+        options.decay_share,
+    )
 
 
 if __name__ == "__main__":
