@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,7 @@ PUBLISHED_WINDOW = {"low_hu": -1000.0, "high_hu": 400.0, "scale": 1 / 1400, "off
 #: the inputs, within [-1, -0.992], to other values than training saw.
 PUBLISHED_MEAN = PUBLISHED_DEVIATION = 127.5
 
+_UNMEASURED_BYTES_PER_PIXEL = 2500
 _NEEDED = {"onnx": ("torch", "timm", "onnx", "onnxruntime")}
 
 
@@ -245,14 +248,50 @@ def _export_all(
         files.append({**record, "precision": precision, "parity": float(f"{parity:.3g}")})
     config = source.network.config
     parameters = InferenceNetwork(source.network).parameters()
+    measured = {}
+    if "onnx" in engines:
+        measured["bytes_per_pixel"] = _measure_footprint(folder / FILE_NAMES["onnx"], config)
     return {
         "architecture": "segmate",
         "encoder": config.encoder,
         "channels": config.organs,
         "takes_slice_position": config.film,
         "parameters": sum(tensor.numel() for tensor in parameters),
+        **measured,
         "files": files,
     }
+
+
+# Memory that five slices in flight need over one, in a process that does nothing else.
+_FOOTPRINT = """
+import os, sys
+import numpy, onnxruntime
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+options = onnxruntime.SessionOptions()
+options.enable_mem_pattern = False
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+def run(batch):
+    feed = {"slices": numpy.zeros((batch, int(sys.argv[2]), 256, 256), numpy.float32)}
+    if len(session.get_inputs()) > 1:
+        feed["slice_position"] = numpy.full(batch, -1.0, numpy.float32)
+    session.run(None, feed)
+    return resident()
+one = run(1)
+print((run(5) - one) // (4 * 256 * 256))
+"""
+
+
+def _measure_footprint(file: Path, config: NetworkConfig) -> int:
+    """Bytes a pixel that each further slice of a batch takes, with a quarter to spare."""
+    if not Path("/proc/self/statm").exists():
+        return _UNMEASURED_BYTES_PER_PIXEL
+    command = [sys.executable, "-c", _FOOTPRINT, str(file), str(config.slices)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return _UNMEASURED_BYTES_PER_PIXEL
+    # Slices, logits and labels of the pipeline itself come on top of the network's.
+    return max(100, int(1.25 * int(done.stdout)) + 12 * config.organs)
 
 
 def _write_manifest(recipe: Recipe, network: dict[str, Any], folder: Path, out_dir: Path) -> None:

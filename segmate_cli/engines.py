@@ -221,6 +221,9 @@ def _load_onnx(bundle: Bundle, engine: Engine, data: bytes, device: str, threads
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A plan of each shape's buffers costs as much memory again as the buffers, and saves no time:
+    # 281 MB with it and 188 MB without at 4 slices of 224 x 224 (measured with the bundled model).
+    options.enable_mem_pattern = False
     options.log_severity_level = 4  # its warnings are about its own optimiser
     # Without this ONNX Runtime looks for external weights in the current folder.
     options.add_session_config_entry(_EXTERNAL_FOLDER, os.devnull)

@@ -16,7 +16,7 @@ from segmate_cli.errors import UsageError
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 # Compression buffers, tables and what the allocator keeps: measured, rounded up.
-_SLACK_BYTES = 40 * 10**6
+_SLACK_BYTES = 8 * 10**6
 
 
 def parse_size(text: str) -> int:
@@ -71,7 +71,11 @@ def available_bytes() -> int | None:
 
 
 def fixed_need(
-    scan_shape: tuple[int, int, int], grid_shape: tuple[int, int, int], *, streams: bool
+    scan_shape: tuple[int, int, int],
+    grid_shape: tuple[int, int, int],
+    *,
+    streams: bool,
+    cleans_up: bool,
 ) -> int:
     """Bytes a run needs beside the batches, over what it holds before the scan is read.
 
@@ -79,12 +83,14 @@ def fixed_need(
         scan_shape: Slices, rows and columns of the scan.
         grid_shape: The same on the model's grid.
         streams: Whether slices can flow; else the scan (int16) and its labels lie in memory.
+        cleans_up: Whether organs are taken apart into components after the network.
     """
     plane = scan_shape[1] * scan_shape[2]
     on_grid = grid_shape[0] * grid_shape[1] * grid_shape[2]
     whole = 0 if streams else 3 * plane * scan_shape[0]
-    # Labels on the grid, the copy that clean-up makes of an organ, and float slices in use.
-    return 3 * on_grid + 24 * plane + whole + _SLACK_BYTES
+    # Components are numbered in 4 bytes a voxel of the box around an organ, at most half the grid.
+    labels = on_grid * (4 if cleans_up else 1)
+    return labels + 24 * plane + whole + _SLACK_BYTES  # 24: float slices in use
 
 
 def _meminfo_available() -> int | None:

@@ -165,7 +165,7 @@ def segment(
     warnings = (*scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
         clean_up(on_grid, loaded.manifest, grid.voxel_ml)
-        on_grid[~np.isin(on_grid, wanted)] = 0
+        _drop_others(on_grid, wanted)
     table = loaded.manifest.organ_table()
     run = {
         "pixels_sha256": tap.sha256,
@@ -247,7 +247,10 @@ def choose_batch(loaded: LoadedModel, grid: ModelGrid, options: PredictOptions) 
     if cap is None:
         return wanted
     fixed = memory.resident_bytes() + memory.fixed_need(
-        grid.source_shape, grid.shape, streams=grid.streams
+        grid.source_shape,
+        grid.shape,
+        streams=grid.streams,
+        cleans_up=bool(loaded.manifest.clean_up),
     )
     a_slice = _slice_bytes(loaded.manifest, grid) if loaded.device == "cpu" else 0
     sizes = [wanted] if options.batch_size else range(wanted, 0, -1)
@@ -374,6 +377,14 @@ def neighbour_stacks(slices: Iterable[FloatArray], steps: Sequence[int]) -> Iter
         following = next(source, None)
         left += following is None
         ring.append(ring[-1] if following is None else following)
+
+
+def _drop_others(on_grid: Uint8Array, wanted: Sequence[int]) -> None:
+    """Set labels of organs that were not asked for to background, in place."""
+    kept = np.zeros(256, dtype=np.uint8)
+    kept[list(wanted)] = wanted
+    for plane in on_grid:
+        plane[:] = kept[plane]
 
 
 def _slice_bytes(manifest: Manifest, grid: ModelGrid) -> int:
