@@ -427,6 +427,8 @@ def test_a_stopped_run_leaves_nothing(tmp_path, sent, code):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:
         if '"segment"' in line:
