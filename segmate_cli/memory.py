@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import contextlib
 import ctypes
+import math
 import os
 import re
 import sys
