@@ -16,7 +16,7 @@ from segmate_cli.errors import ExitCode, UsageError
 from segmate_cli.volume import Labels, Volume
 
 if TYPE_CHECKING:
-    from segmate_cli.dicom_reference import SegOptions
+    from segmate_cli.dicom.reference import SegOptions
 
 
 def predict(args: Namespace) -> ExitCode:
@@ -79,8 +79,8 @@ def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:
             )
         return None
     scans.check_seg_writer()
-    from segmate_cli.dicom_reference import SegOptions
-    from segmate_cli.dicom_uids import check_root
+    from segmate_cli.dicom.reference import SegOptions
+    from segmate_cli.dicom.uids import check_root
 
     check_root(args.uid_root)
     return SegOptions(
@@ -128,7 +128,7 @@ def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitC
             "same run (predict -o labels.nii.gz -o seg.dcm)."
         )
     scans.check_seg_writer()
-    from segmate_cli.dicom_sr import write_sr
+    from segmate_cli.dicom.sr import write_sr
 
     labels = scans.load_labels(paths[0], args.table)
     stats = measure(labels, _ct_of(labels, args), args.organs)

@@ -25,7 +25,7 @@ from segmate_cli.organs import foreign_organ
 from segmate_cli.volume import LabelMap, Labels, Scan, Volume
 
 if TYPE_CHECKING:
-    from segmate_cli.dicom_reference import Reference, SegOptions
+    from segmate_cli.dicom.reference import Reference, SegOptions
 
 # The labels, packed frames and their copies while writing: 3.2 measured for 300 slices, 11 organs.
 _SEG_BYTES_A_VOXEL = 4
@@ -74,7 +74,7 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
     if not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file; check the path.")
     if is_seg_name(path):
-        from segmate_cli.dicom_seg_read import read_seg
+        from segmate_cli.dicom.seg_read import read_seg
 
         return read_seg(path, read_label_table(Path(table)) if table else None)
     if not nifti.is_nifti_name(path):
@@ -126,7 +126,8 @@ def save(
     start = time.perf_counter()
     if is_seg_name(path):
         check_seg_writer()
-        from segmate_cli import dicom_reference, dicom_seg
+        from segmate_cli.dicom import reference as dicom_reference
+        from segmate_cli.dicom import seg as dicom_seg
 
         seg = seg or dicom_reference.SegOptions()
         reference = dicom_reference.reference_for(labels.geometry, labels.source, seg)
@@ -191,7 +192,7 @@ def seg_reference(scan: Scan, seg: SegOptions, memory_cap_bytes: int | None = No
         UsageError, InputError: As ``save``.
         MemoryCapError: The SEG cannot be written under the cap.
     """
-    from segmate_cli import dicom_reference
+    from segmate_cli.dicom import reference as dicom_reference
 
     check_seg_writer()
     need = memory.resident_bytes() + _SEG_BYTES_A_VOXEL * scan.geometry.voxels

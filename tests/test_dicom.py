@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from segmate_cli import dicom_files
 from segmate_cli.dicom import Finding, choose_series, find_series, read_series
-from segmate_cli.dicom_decode import DecoderError, DecoderProcess, PixelFormat
+from segmate_cli.dicom import files as dicom_files
+from segmate_cli.dicom.decode import DecoderError, DecoderProcess, PixelFormat
 from segmate_cli.errors import (
     AmbiguousSeriesError,
     GeometryError,

@@ -8,8 +8,9 @@ from conftest import save_nifti
 from dicom_maker import PATIENT, Recipe, make_series
 from seg_maker import STUDY, WHOLE, series_and_labels
 
-from segmate_cli import dicom_reference, scans
-from segmate_cli.dicom_reference import SegOptions, of_folder, of_source, reference_for
+from segmate_cli import scans
+from segmate_cli.dicom import reference as dicom_reference
+from segmate_cli.dicom.reference import SegOptions, of_folder, of_source, reference_for
 from segmate_cli.errors import (
     AmbiguousSeriesError,
     GeometryError,

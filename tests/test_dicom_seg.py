@@ -27,8 +27,8 @@ pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-c
 import highdicom
 
 from segmate_cli import scans
-from segmate_cli.dicom_reference import Reference, SegOptions, reference_for
-from segmate_cli.dicom_seg import check_places, write_seg
+from segmate_cli.dicom.reference import Reference, SegOptions, reference_for
+from segmate_cli.dicom.seg import check_places, write_seg
 from segmate_cli.errors import GeometryError, NothingFoundError, UsageError
 from segmate_cli.volume import Labels
 

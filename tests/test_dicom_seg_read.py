@@ -13,9 +13,9 @@ from seg_maker import ORGANS, WHOLE, labels_on, series_and_labels, tool
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 
 from segmate_cli import scans
-from segmate_cli.dicom_reference import SegOptions, reference_for
-from segmate_cli.dicom_seg import write_seg
-from segmate_cli.dicom_seg_read import read_seg
+from segmate_cli.dicom.reference import SegOptions, reference_for
+from segmate_cli.dicom.seg import write_seg
+from segmate_cli.dicom.seg_read import read_seg
 from segmate_cli.errors import GeometryError, InputError, SegmateError, UnreadableError
 from segmate_cli.measurement import measure
 from segmate_cli.organs import organ
@@ -164,8 +164,8 @@ def test_cut_and_foreign_files_are_refused(tmp_path):
 def test_a_bomb_is_refused_before_it_bursts(tmp_path, monkeypatch):
     labels, path, _ = written(tmp_path, compress=True)
     assert np.array_equal(read_seg(path).values, labels.values)
-    monkeypatch.setattr("segmate_cli.dicom_seg_read._MOST_BYTES", 1000)
-    monkeypatch.setattr("segmate_cli.dicom_seg_read._CHUNK", 64)
+    monkeypatch.setattr("segmate_cli.dicom.seg_read._MOST_BYTES", 1000)
+    monkeypatch.setattr("segmate_cli.dicom.seg_read._CHUNK", 64)
     with pytest.raises(UnreadableError, match="inflates to more"):
         read_seg(path)
 

@@ -13,9 +13,9 @@ pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-c
 import highdicom
 
 from segmate_cli import scans
-from segmate_cli.dicom_reference import SegOptions, reference_for
-from segmate_cli.dicom_seg import write_seg
-from segmate_cli.dicom_sr import write_sr
+from segmate_cli.dicom.reference import SegOptions, reference_for
+from segmate_cli.dicom.seg import write_seg
+from segmate_cli.dicom.sr import write_sr
 from segmate_cli.errors import InputError, NothingFoundError, UsageError
 from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import organ

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segmate_cli.dicom_uids import UidMaker, check_root
+from segmate_cli.dicom.uids import UidMaker, check_root
 from segmate_cli.errors import UsageError
 
 UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")

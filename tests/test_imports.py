@@ -13,22 +13,22 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "segmate_cli"
-MODULES = sorted(PACKAGE.glob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up: a module imports from the rows above its own, never from its own or below.
 LAYERS = (
-    ("errors", "layers", "dicom_walk"),
-    ("console", "files", "geometry", "memory", "network", "organs", "dicom_files", "dicom_uids"),
-    ("bundle", "label_table", "volume", "dicom_decode"),
+    ("errors", "layers", "dicom.walk"),
+    ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),
+    ("bundle", "label_table", "volume", "dicom.decode"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample"),
-    ("dicom_header", "report", "sidecar", "convert"),
-    ("dicom_stack", "pipeline"),
-    ("dicom_series",),
-    ("dicom_pixels",),
+    ("dicom.header", "report", "sidecar", "convert"),
+    ("dicom.stack", "pipeline"),
+    ("dicom.series",),
+    ("dicom.pixels",),
     ("dicom",),
-    ("dicom_reference",),
-    ("dicom_objects",),
-    ("dicom_seg", "dicom_seg_read", "dicom_sr"),
+    ("dicom.reference",),
+    ("dicom.objects",),
+    ("dicom.seg", "dicom.seg_read", "dicom.sr"),
     ("scans", "inspection"),
     ("evaluation",),
     ("score_report",),
@@ -40,9 +40,18 @@ LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 # Imports against the grain, inside a function, and why they must be.
 AGAINST = {
     ("commands", "cli"): "the completion script is made from the parser",
-    ("dicom_decode", "dicom_header"): "the decoding process needs to know what may be raised",
+    ("dicom.decode", "dicom.header"): "the decoding process needs to know what may be raised",
 }
 HEAVY = ("numpy", "nibabel", "pydicom", "pydantic", "onnxruntime", "torch", "rich", "cc3d", "timm")
+
+
+def name_of(path: Path) -> str:
+    """``dicom.files`` for ``segmate_cli/dicom/files.py``, ``dicom`` for that package itself."""
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+NAMES = {name_of(path) for path in MODULES}
 
 
 def tree(path: Path) -> ast.Module:
@@ -57,12 +66,12 @@ def imported(path: Path) -> set[str]:
             assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
             head, _, rest = (node.module or "").partition(".")
             if head == "segmate_cli":
-                names = [rest.partition(".")[0]] if rest else [a.name for a in node.names]
-                found.update(names)
+                full = [f"{rest}.{a.name}".lstrip(".") for a in node.names]
+                found.update(name if name in NAMES else rest for name in full)
         elif isinstance(node, ast.Import):
-            parts = [alias.name.split(".") for alias in node.names]
-            found.update(p[1] for p in parts if p[0] == "segmate_cli" and len(p) > 1)
-    return found - {"__version__"}
+            names = [alias.name.removeprefix("segmate_cli.") for alias in node.names]
+            found.update(name for name in names if name in NAMES)
+    return found - {""}
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -71,21 +80,22 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
 
 
 @each_module
 def test_lower_layers_never_import_higher_ones(path):
-    assert path.stem in LEVEL, f"give {path.stem} its place in LAYERS"
+    own = name_of(path)
+    assert own in LEVEL, f"give {own} its place in LAYERS"
     for name in imported(path):
         assert name in LEVEL, f"give {name} its place in LAYERS"
-        allowed = LEVEL[name] < LEVEL[path.stem] or (path.stem, name) in AGAINST
-        assert allowed, f"{path.stem} may not import {name}"
+        allowed = LEVEL[name] < LEVEL[own] or (own, name) in AGAINST
+        assert allowed, f"{own} may not import {name}"
 
 
 def test_every_exception_to_the_layers_is_still_needed_and_not_at_the_top():
     for low, high in AGAINST:
-        path = PACKAGE / f"{low}.py"
+        path = PACKAGE / f"{low.replace('.', '/')}.py"
         assert high in imported(path), f"{low} no longer imports {high}: take it off AGAINST"
         top = ast.Module([node for node in tree(path).body if not is_code(node)], [])
         assert f"segmate_cli.{high}" not in ast.unparse(top)

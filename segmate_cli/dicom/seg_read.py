@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
-from segmate_cli.dicom_header import MALFORMED
-from segmate_cli.dicom_objects import quiet
+from segmate_cli.dicom.header import MALFORMED
+from segmate_cli.dicom.objects import quiet
 from segmate_cli.errors import GeometryError, InputError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import LATERALITY_CODES, ORGANS, Organ, foreign_organ

@@ -18,10 +18,10 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from segmate_cli import dicom
-from segmate_cli.dicom_files import FileStore, open_store
-from segmate_cli.dicom_header import MALFORMED, Header, raw_attributes, read_header
-from segmate_cli.dicom_series import DERIVED, IMAGE, SeriesInfo
-from segmate_cli.dicom_stack import EVEN_SHARE, TILT_DEG, stack_of, tilt_of, volume_geometry
+from segmate_cli.dicom.files import FileStore, open_store
+from segmate_cli.dicom.header import MALFORMED, Header, raw_attributes, read_header
+from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
+from segmate_cli.dicom.stack import EVEN_SHARE, TILT_DEG, stack_of, tilt_of, volume_geometry
 from segmate_cli.errors import (
     AmbiguousSeriesError,
     GeometryError,

@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import DSfloat
 
-from segmate_cli.dicom_header import Header, StoredValues
-from segmate_cli.dicom_reference import Reference
+from segmate_cli.dicom.header import Header, StoredValues
+from segmate_cli.dicom.reference import Reference
 from segmate_cli.errors import UsageError
 from segmate_cli.organs import CODE_SCHEME, Organ
 from segmate_cli.volume import LabelMap

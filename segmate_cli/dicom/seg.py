@@ -21,7 +21,7 @@ from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
 
 from segmate_cli import __version__, files
-from segmate_cli.dicom_objects import (
+from segmate_cli.dicom.objects import (
     ANATOMY,
     ARTIFICIAL_INTELLIGENCE,
     add_patient,
@@ -32,8 +32,8 @@ from segmate_cli.dicom_objects import (
     source_image,
     type_code,
 )
-from segmate_cli.dicom_reference import Reference, SegOptions
-from segmate_cli.dicom_uids import UidMaker
+from segmate_cli.dicom.reference import Reference, SegOptions
+from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import GeometryError, NothingFoundError, UsageError
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES
 from segmate_cli.volume import LabelMap

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.dicom_header import Header
+from segmate_cli.dicom.header import Header
 from segmate_cli.geometry import Affine, Geometry
 
 Vectors = npt.NDArray[np.float64]

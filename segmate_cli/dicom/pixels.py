@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmate_cli.dicom_decode import (
+from segmate_cli.dicom.decode import (
     NATIVE_SYNTAXES,
     SYNTAX_NAMES,
     DecoderError,
@@ -22,9 +22,9 @@ from segmate_cli.dicom_decode import (
     Pixels,
     decode,
 )
-from segmate_cli.dicom_files import FileStore, open_store
-from segmate_cli.dicom_header import MALFORMED, Header, pixel_data
-from segmate_cli.dicom_series import DERIVED, IMAGE, SeriesInfo
+from segmate_cli.dicom.files import FileStore, open_store
+from segmate_cli.dicom.header import MALFORMED, Header, pixel_data
+from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.errors import GeometryError, InputError, NotHounsfieldError, UnreadableError
 from segmate_cli.volume import DicomSource, Hounsfield, Scan
 

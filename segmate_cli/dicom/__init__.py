@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmate_cli.dicom_files import FileStore, open_store
-from segmate_cli.dicom_header import MALFORMED, Header, Rejected, read_header
-from segmate_cli.dicom_pixels import as_scan as _as_scan
-from segmate_cli.dicom_pixels import check_fit
-from segmate_cli.dicom_series import (
+from segmate_cli.dicom.files import FileStore, open_store
+from segmate_cli.dicom.header import MALFORMED, Header, Rejected, read_header
+from segmate_cli.dicom.pixels import as_scan as _as_scan
+from segmate_cli.dicom.pixels import check_fit
+from segmate_cli.dicom.series import (
     DERIVED,
     IMAGE,
     MULTI_FRAME,
@@ -25,7 +25,7 @@ from segmate_cli.dicom_series import (
     SeriesInfo,
     group_series,
 )
-from segmate_cli.dicom_stack import Gap
+from segmate_cli.dicom.stack import Gap
 from segmate_cli.errors import AmbiguousSeriesError, InputError, UnreadableError, UsageError
 from segmate_cli.volume import Scan, Volume
 
@@ -153,12 +153,12 @@ def choose_series(finding: Finding, wanted: str | None = None) -> SeriesInfo:
 
 
 def as_scan(where: Finding | Path, series: SeriesInfo) -> Scan:
-    """The series, ready to be read slice by slice; see `segmate_cli.dicom_pixels.as_scan`."""
+    """The series, ready to be read slice by slice; see `segmate_cli.dicom.pixels.as_scan`."""
     return _as_scan(where if isinstance(where, Path) else where.path, series)
 
 
 def read_series(where: Finding | Path, series: SeriesInfo) -> Volume:
-    """All voxels of a series as Hounsfield units; see `segmate_cli.dicom_pixels.as_scan`."""
+    """All voxels of a series as Hounsfield units; see `segmate_cli.dicom.pixels.as_scan`."""
     return as_scan(where, series).read()
 
 

@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from segmate_cli import __version__, files
-from segmate_cli.dicom_header import MALFORMED
-from segmate_cli.dicom_objects import (
+from segmate_cli.dicom.header import MALFORMED
+from segmate_cli.dicom.objects import (
     ANATOMY,
     ARTIFICIAL_INTELLIGENCE,
     add_patient,
@@ -29,8 +29,8 @@ from segmate_cli.dicom_objects import (
     quiet,
     type_code,
 )
-from segmate_cli.dicom_reference import SHARED
-from segmate_cli.dicom_uids import UidMaker
+from segmate_cli.dicom.reference import SHARED
+from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import InputError, NothingFoundError, UnreadableError, UsageError
 from segmate_cli.measurement import OrganStats
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ

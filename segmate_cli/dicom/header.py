@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
-from segmate_cli.dicom_decode import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
-from segmate_cli.dicom_files import FileStore, printable
-from segmate_cli.dicom_walk import PIXEL_DATA, ElementWalker
+from segmate_cli.dicom.decode import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from segmate_cli.dicom.files import FileStore, printable
+from segmate_cli.dicom.walk import PIXEL_DATA, ElementWalker
 
 # What pydicom, its decoders, zlib and zipfile raise for malformed bytes, found by mutating files.
 # RuntimeError covers RecursionError and NotImplementedError; MemoryError: absurd declared sizes.

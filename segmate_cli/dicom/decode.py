@@ -214,7 +214,7 @@ class DecoderProcess:
         # Not multiprocessing: its spawn would import the caller's main module again.
         code = (
             f"import sys; sys.path = {sys.path!r}; "
-            "from segmate_cli.dicom_decode import serve; serve()"
+            "from segmate_cli.dicom.decode import serve; serve()"
         )
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -297,7 +297,7 @@ def serve() -> None:
 
 
 def _answer(form: PixelFormat, data: bytes, frame: int, complaints: IO[bytes]) -> tuple[str, bytes]:
-    from segmate_cli.dicom_header import MALFORMED
+    from segmate_cli.dicom.header import MALFORMED
 
     complaints.truncate(0)
     try:

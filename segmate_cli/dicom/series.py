@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segmate_cli.dicom_header import Header
-from segmate_cli.dicom_stack import (
+from segmate_cli.dicom.header import Header
+from segmate_cli.dicom.stack import (
     Gap,
     mixed,
     stack_of,
