@@ -32,7 +32,8 @@ SHAPES = {
     "512x512x531": (0.8, 0.8, 1.0),
     "512x512x1600": (0.8, 0.8, 0.4),
 }
-_STAGES = ("read", "network", "labels", "clean_up", "write")
+# "write" is the way back to the scan's grid, deflating and the disk.
+_STAGES = ("read", "hash", "resample", "network", "labels", "clean_up", "write")
 
 
 @dataclass(frozen=True)

@@ -63,18 +63,26 @@ class PredictOptions:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds spent by stage, added up over however many visits."""
+    """Seconds spent by stage, added up over however many visits.
+
+    A stage inside another counts for itself alone, so that all stages add up to the whole.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    _inside: list[float] = field(default_factory=list, repr=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to a stage."""
         start = time.perf_counter()
+        self._inside.append(0.0)
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._inside.pop()
+            if self._inside:
+                self._inside[-1] += spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +357,12 @@ def _inputs(
 ) -> Iterator[FloatArray]:
     """Windowed, padded slices as the network wants them."""
     window, padding = preprocessing.window, preprocessing.padding
-    for hu in grid.slices(tap.planes()):
+    slices = grid.slices(tap.planes())
+    while True:
+        with watch.stage("resample"):  # less what the tap counts as reading, hashing, checking
+            hu = next(slices, None)
+        if hu is None:
+            return
         with watch.stage("window"):
             padded = np.full(padded_shape(grid, preprocessing), padding.value, dtype=np.float32)
             inside = padded[: grid.shape[1], : grid.shape[2]]
