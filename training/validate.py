@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage  # type: ignore[import-untyped]
 
+from segmate_cli.bundle import Manifest
+from segmate_cli.clean_up import clean_up
+from segmate_cli.convert import read_recipe
 from training.cases import AMBIGUOUS_AORTA, ORGANS, Case, Known, load_case
 from training.inference import load_network, predict_case
 from training.train import read_config
+
+Clean = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 _PAIRS = (("lung_left", "lung_right"), ("kidney_left", "kidney_right"))
 
@@ -94,15 +99,16 @@ def absent_volumes(case: Case, predicted: NDArray[np.uint8]) -> dict[str, float]
     return {organ: round(count * voxel_ml, 2) for organ, count in volumes.items() if count}
 
 
-def largest_parts(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Keep each organ's largest connected part alone."""
-    result = np.zeros_like(labels)
-    for value in range(1, len(ORGANS) + 1):
-        parts, count = ndimage.label(labels == value)
-        if count:
-            sizes = np.bincount(parts.ravel())[1:]
-            result[parts == 1 + int(sizes.argmax())] = value
-    return result
+def cleaner(recipe_path: Path) -> Clean:
+    """The clean-up of a recipe's manifest, as ``segmate predict`` does it on the model's grid."""
+    recipe = cast(Manifest, read_recipe(recipe_path))
+    z_mm, y_mm, x_mm = recipe.preprocessing.grid.spacing_mm
+
+    def clean(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        clean_up(labels, recipe, z_mm * y_mm * x_mm / 1000)
+        return labels
+
+    return clean
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, dict[str, float | int | str]]:
@@ -138,14 +144,14 @@ _MEANS = ("dice", "as_labelled")
 
 
 def validate(
-    checkpoint: Path, cases: Iterable[Case], clean: bool
+    checkpoint: Path, cases: Iterable[Case], clean: Clean | None
 ) -> tuple[list[Score], dict[str, dict[str, float]]]:
     """Predict and score the given cases."""
     network = load_network(checkpoint)
     scores: list[Score] = []
     absent: dict[str, dict[str, float]] = {}
     for case in cases:
-        predicted = predict_case(network, case, largest_parts if clean else None)
+        predicted = predict_case(network, case, clean)
         scores += score_case(case, predicted)
         volumes = absent_volumes(case, predicted)
         if volumes:
@@ -160,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("cache", type=Path, help="folder of prepared cases")
     parser.add_argument("checkpoint", type=Path, help="checkpoint (.pth, or a run's average.pt)")
     parser.add_argument("output", type=Path, help="JSON file to write; .md goes beside it")
-    parser.add_argument("--clean", action="store_true", help="largest part of each organ alone")
+    parser.add_argument("--recipe", type=Path, help="clean up as this recipe says")
+    parser.add_argument("--cases", nargs="+", help="score these instead of the validation cases")
     parser.add_argument(
         "--phantoms", type=int, nargs="+", help="score phantoms of these seeds instead"
     )
@@ -172,13 +179,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         cases = (phantom_case(seed) for seed in options.phantoms)
     else:
-        names = read_config(options.config).validation
+        names = options.cases or read_config(options.config).validation
         cases = (load_case(options.cache / name) for name in names)
-    scores, absent = validate(options.checkpoint, cases, options.clean)
+    clean = cleaner(options.recipe) if options.recipe else None
+    scores, absent = validate(options.checkpoint, cases, clean)
     summary = summarise(scores)
     result = {
         "checkpoint": options.checkpoint.name,
-        "clean": options.clean,
+        "cleaned": clean is not None,
         "summary": summary,
         "absent_ml": absent,
         "scores": [asdict(score) for score in scores],

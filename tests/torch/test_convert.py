@@ -71,9 +71,11 @@ def test_published_checkpoints_agree_after_conversion(name, tmp_path):
 
 
 @needs_starter
-def test_the_bundled_model_is_the_starter(tmp_path):
+def test_the_starter_is_what_its_recipe_makes_of_it(tmp_path):
     network, _ = network_from_checkpoint(STARTER)
-    bundle = open_bundle(ROOT / "weights" / "default")
+    bundle = open_bundle(
+        convert_checkpoint(STARTER, tmp_path / "starter", recipe=RECIPE, precision="fp16")
+    )
     rng = np.random.default_rng(0)
     hu = rng.normal(-200.0, 300.0, (3, 3, 96, 64)).astype(np.float32)
     w = bundle.manifest.preprocessing.window

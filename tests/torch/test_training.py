@@ -186,7 +186,7 @@ def test_validation_scores_the_named_organs(cache: Path, config: Path, tmp_path:
     run = tmp_path / "run"
     train(config, cache, run)
     output = tmp_path / "scores.json"
-    validate.main([str(config), str(cache), str(run / "average.pt"), str(output), "--clean"])
+    validate.main([str(config), str(cache), str(run / "average.pt"), str(output)])
     result = json.loads(output.read_text())
     assert set(result["summary"]) == set(LABELLED)
     assert {score["case_id"] for score in result["scores"]} == {"two"}
