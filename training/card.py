@@ -108,8 +108,10 @@ def absent_sentence(scores: dict[str, Any]) -> str:
     return "In slices where anatomy rules the organ out: " + ", ".join(parts) + "."
 
 
-def card(scores: dict[str, Any], baseline: dict[str, Any], phantom: str, version: str) -> str:
-    """The whole card."""
+def card(files: dict[str, dict[str, Any]], version: str) -> str:
+    """The whole card, from the contents of the scores' files by their option's name."""
+    scores, baseline = files["scores"], files["baseline"]
+    phantom = {organ: row["dice"] for organ, row in files["phantom"]["summary"].items()}
     text = _TEMPLATE.read_text()
     parts = {
         "VERSION": version,
@@ -118,7 +120,11 @@ def card(scores: dict[str, Any], baseline: dict[str, Any], phantom: str, version
         "WORST": worst_list(scores),
         "SIDES": swap_sentence(scores),
         "ABSENT": absent_sentence(scores),
-        "PHANTOM": phantom,
+        "PHANTOM": ", ".join(f"{organ} {value:.3f}" for organ, value in phantom.items()),
+        "NEW": f"{mean_of(scores['summary'], 'dice'):.3f}",
+        "OLD": f"{mean_of(baseline['summary'], 'dice'):.3f}",
+        "SEEN_NEW": f"{mean_of(files['seen']['summary'], 'dice'):.3f}",
+        "SEEN_OLD": f"{mean_of(files['seen_baseline']['summary'], 'dice'):.3f}",
     }
     for name, value in parts.items():
         text = text.replace(f"@{name}@", value)
@@ -131,15 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("scores", type=Path, help="JSON of training.validate, shipped model")
     parser.add_argument("baseline", type=Path, help="JSON of training.validate, starter")
     parser.add_argument("phantom", type=Path, help="JSON of training.validate --phantoms")
+    parser.add_argument("seen", type=Path, help="the shipped model on training cases")
+    parser.add_argument("seen_baseline", type=Path, help="the starter on the same")
     parser.add_argument("output", type=Path, help="card to write")
     parser.add_argument("--version", required=True)
     options = parser.parse_args(arguments)
-    scores, baseline, phantom = (
-        json.loads(path.read_text()) for path in (options.scores, options.baseline, options.phantom)
-    )
-    dice = {organ: row["dice"] for organ, row in phantom["summary"].items()}
-    line = ", ".join(f"{organ} {value:.3f}" for organ, value in dice.items())
-    options.output.write_text(card(scores, baseline, line, options.version))
+    files = {
+        name: json.loads(getattr(options, name).read_text())
+        for name in ("scores", "baseline", "phantom", "seen", "seen_baseline")
+    }
+    options.output.write_text(card(files, options.version))
 
 
 if __name__ == "__main__":
