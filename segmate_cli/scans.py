@@ -52,7 +52,7 @@ def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False
 
     finding = dicom.find_series(path)
     chosen = dicom.choose_series(finding, series)
-    return dicom.read_series(finding, chosen).as_scan()
+    return dicom.as_scan(finding, chosen)
 
 
 def load(path: str | Path, *, series: str | None = None, assume_ras: bool = False) -> Volume:
