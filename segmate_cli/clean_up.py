@@ -21,7 +21,7 @@ def clean_up(labels: Uint8Array, manifest: Manifest, voxel_ml: float) -> None:
         rule = manifest.clean_up.get(entry.key)
         if rule is None or rule == CleanUp():
             continue
-        box = _box(labels == value)
+        box = bounding_box(labels == value)
         if box is not None:
             _clean_one(labels[box], value, rule, voxel_ml)
 
@@ -60,12 +60,13 @@ def holes(mask: Mask) -> Mask:
     return np.asarray(shut_in[1:-1, 1:-1, 1:-1])
 
 
-def _box(mask: Mask) -> tuple[slice, slice, slice] | None:
+def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, slice, slice] | None:
+    """The box around a mask (k, j, i), wider by a margin where the array allows; None if empty."""
     sides = []
     for axis in range(3):
         others = tuple(n for n in range(3) if n != axis)
         hit = np.flatnonzero(mask.any(axis=others))
         if hit.size == 0:
             return None
-        sides.append(slice(int(hit[0]), int(hit[-1]) + 1))
+        sides.append(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin))
     return sides[0], sides[1], sides[2]

@@ -212,14 +212,8 @@ def models(args: Namespace) -> ExitCode:
 
 def convert(args: Namespace) -> ExitCode:
     """``segmate convert``."""
-    from segmate_cli.errors import EngineMissingError
+    from segmate_cli.convert import convert_checkpoint
 
-    try:
-        from segmate_cli.convert import convert_checkpoint
-    except ModuleNotFoundError as error:
-        raise EngineMissingError(
-            f"convert needs {error.name}; pip install 'segmate-cli[torch]'."
-        ) from error
     written = convert_checkpoint(
         Path(args.checkpoint),
         Path(args.output),

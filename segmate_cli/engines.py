@@ -20,7 +20,13 @@ import numpy.typing as npt
 
 from segmate_cli import memory
 from segmate_cli.bundle import Bundle, Engine, Manifest, NetworkFile
-from segmate_cli.errors import EngineMissingError, MemoryCapError, ModelError, UsageError
+from segmate_cli.errors import (
+    EngineMissingError,
+    MemoryCapError,
+    ModelError,
+    UsageError,
+    one_line,
+)
 
 FloatArray = npt.NDArray[np.float32]
 EngineChoice = Literal["auto", "onnx", "torchscript", "pt2"]
@@ -145,7 +151,7 @@ def _import(package: str) -> Any:
         return importlib.import_module(package)
     except (ImportError, OSError) as error:
         raise EngineMissingError(
-            f"{package} is installed but cannot be imported ({_one_line(error)}); "
+            f"{package} is installed but cannot be imported ({one_line(error)}); "
             f"install it again: {_REMEDY[package]}."
         ) from error
 
@@ -245,7 +251,7 @@ def _load_onnx(bundle: Bundle, engine: Engine, data: bytes, device: str, threads
         if device != "cpu" and "CUDA" in str(error):
             raise EngineMissingError(no_cuda) from error
         raise ModelError(
-            f"{bundle.location}: ONNX Runtime cannot load the network ({_one_line(error)})."
+            f"{bundle.location}: ONNX Runtime cannot load the network ({one_line(error)})."
         ) from error
     if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
         raise EngineMissingError(no_cuda)
@@ -309,7 +315,7 @@ def _load_torch(bundle: Bundle, engine: Engine, data: bytes, device: str, thread
                 call = torch.export.load(io.BytesIO(data)).module().to(device)
     except (RuntimeError, ValueError, OSError, KeyError, EOFError) as error:
         raise ModelError(
-            f"{bundle.location}: torch cannot load the network ({_one_line(error)})."
+            f"{bundle.location}: torch cannot load the network ({one_line(error)})."
         ) from error
     return _TorchRunner(
         call, torch, device, f"{engine}, torch {torch.__version__} on {device}, {threads} threads"
@@ -346,13 +352,9 @@ def _try_out(model: LoadedModel) -> None:
 
 
 def _run_error(error: Exception) -> MemoryCapError | ModelError:
-    text = _one_line(error)
+    text = one_line(error)
     if any(sign in text.lower() for sign in ("alloc", "out of memory", "bad_alloc")):
         return MemoryCapError(
             f"the engine ran out of memory ({text}); give a smaller --batch-size or --memory-cap."
         )
     return ModelError(f"the engine failed ({text}).")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

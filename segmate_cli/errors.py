@@ -46,6 +46,11 @@ _MEANINGS = {
 }
 
 
+def one_line(error: BaseException) -> str:
+    """Another library's error as a phrase that fits into one of segmate's messages."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class SegmateError(Exception):
     """Root of the tree; never raised itself."""
 

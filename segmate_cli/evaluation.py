@@ -6,7 +6,7 @@ surface element with its area: S. Nikolov et al., arXiv 1809.04430.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from segmate_cli import files
 from segmate_cli import organs as organ_table
+from segmate_cli.clean_up import bounding_box
 from segmate_cli.errors import EngineMissingError, GeometryError, InputError, UsageError
 from segmate_cli.nifti import is_nifti_name
 from segmate_cli.organs import Organ
@@ -275,7 +276,7 @@ def _compare_surfaces(
 ) -> tuple[float, float]:
     """Surface Dice at the tolerance and HD95 in mm of two masks that have voxels."""
     surface_distance = _surface_distance()
-    box = _bounding_box(found | truth)
+    box = bounding_box(found | truth, margin=1)  # so that the surfaces close
     distances = surface_distance.compute_surface_distances(truth[box], found[box], spacing_mm)
     share = surface_distance.compute_surface_dice_at_tolerance(distances, TOLERANCE_MM)
     return float(share), float(surface_distance.compute_robust_hausdorff(distances, 95.0))
@@ -289,18 +290,6 @@ def _surface_distance() -> Any:
             f"evaluate needs {error.name}; pip install 'segmate-cli[evaluate]'."
         ) from error
     return surface_distance
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """The box around a mask with a voxel to spare, so that its surface closes."""
-
-    def sides() -> Iterator[slice]:
-        for axis in range(mask.ndim):
-            others = tuple(n for n in range(mask.ndim) if n != axis)
-            hit = np.flatnonzero(mask.any(axis=others))
-            yield slice(max(0, int(hit[0]) - 1), int(hit[-1]) + 2)
-
-    return tuple(sides())
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

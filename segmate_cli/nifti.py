@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli import files
-from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError
+from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError, one_line
 from segmate_cli.geometry import Geometry, geometry_from_ras, ras_affine
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.volume import Hounsfield, LabelMap, Labels, NiftiSource, Scan, Volume
@@ -209,7 +209,7 @@ def _load_header(path: Path) -> Any:
                 return image
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise UnreadableError(
-            f"{path}: not a readable NIfTI file ({_one_line(error)}); export it again."
+            f"{path}: not a readable NIfTI file ({one_line(error)}); export it again."
         ) from error
     raise UnreadableError(f"{path}: not a single-file NIfTI image; convert it to .nii.gz.")
 
@@ -314,7 +314,7 @@ def _slices(file: NiftiFile) -> Iterator[npt.NDArray[Any]]:
                 pass
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableError(
-            f"{file.path}: cut short or damaged ({_one_line(error)}); copy it again."
+            f"{file.path}: cut short or damaged ({one_line(error)}); copy it again."
         ) from error
 
 
@@ -397,7 +397,7 @@ def _parse_label_table(path: Path, text: bytes) -> dict[int, Organ]:
         pairs = [(int(row.attrib["Key"]), (row.text or "").strip()) for row in rows]
     except (ElementTree.ParseError, KeyError, ValueError) as error:
         raise UnreadableError(
-            f"{path}: its label table cannot be read ({_one_line(error)}); give --labels."
+            f"{path}: its label table cannot be read ({one_line(error)}); give --labels."
         ) from error
     return {value: foreign_organ(name, value) for value, name in pairs if value > 0 and name}
 
@@ -405,7 +405,3 @@ def _parse_label_table(path: Path, text: bytes) -> dict[int, Organ]:
 def _type_name(header: Any) -> str:
     code = int(header["datatype"])
     return {128: "RGB", 2304: "RGBA", 32: "complex", 1792: "complex"}.get(code, f"code {code}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -30,8 +30,8 @@ def rows(scan: str, stats: Sequence[OrganStats]) -> list[dict[str, Any]]:
             "organ": each.organ.key,
             "volume_ml": _rounded_volume(each.volume_ml),
             "voxels": each.voxels,
-            "mean_hu": _rounded(each.mean_hu, 2),
-            "sd_hu": _rounded(each.sd_hu, 2),
+            "mean_hu": rounded(each.mean_hu, 2),
+            "sd_hu": rounded(each.sd_hu, 2),
             "touches_edge": each.touches_edge,
         }
         for each in stats
@@ -115,9 +115,10 @@ def _cell(value: Any) -> str:
 def _rounded_volume(volume_ml: float | None) -> float | None:
     """To a microlitre, or to three digits where that would round a single small voxel away."""
     if volume_ml is None or volume_ml >= 1:
-        return _rounded(volume_ml, 3)
+        return rounded(volume_ml, 3)
     return max(round(volume_ml, 3), float(f"{volume_ml:.3g}"), key=lambda r: -abs(r - volume_ml))
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def rounded(value: float | None, digits: int) -> float | None:
+    """A number with so many decimals; None stays None."""
     return None if value is None else round(value, digits)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segmate_cli.evaluation import OrganScore, OrganSummary
-from segmate_cli.report import ReportFormat, align, separated
+from segmate_cli.report import ReportFormat, align, rounded, separated
 
 SCHEMA = "segmate-scores"
 SCHEMA_VERSION = 1
@@ -42,7 +42,7 @@ def render_scores(
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
-            "mean_dice_of_organs": _rounded(mean, 4),
+            "mean_dice_of_organs": rounded(mean, 4),
             "organs": [_plain(dataclasses.asdict(each)) for each in summaries],
             "cases": rows,
             "not_labelled": left_out,
@@ -77,20 +77,16 @@ def _row(score: OrganScore) -> dict[str, Any]:
     return {
         "case": score.case,
         "organ": score.organ,
-        "dice": _rounded(score.dice, 4),
-        "surface_dice_2mm": _rounded(score.surface_dice, 4),
-        "hd95_mm": _rounded(score.hd95_mm, 2),
-        "volume_ml": _rounded(score.volume_ml, 3),
-        "reference_ml": _rounded(score.reference_ml, 3),
-        "volume_error_ml": _rounded(score.volume_error_ml, 3),
-        "volume_error_percent": _rounded(score.volume_error_percent, 2),
+        "dice": rounded(score.dice, 4),
+        "surface_dice_2mm": rounded(score.surface_dice, 4),
+        "hd95_mm": rounded(score.hd95_mm, 2),
+        "volume_ml": rounded(score.volume_ml, 3),
+        "reference_ml": rounded(score.reference_ml, 3),
+        "volume_error_ml": rounded(score.volume_error_ml, 3),
+        "volume_error_percent": rounded(score.volume_error_percent, 2),
         "swapped": score.swapped,
     }
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: _rounded(v, 4) if isinstance(v, float) else v for key, v in row.items()}
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    return {key: rounded(v, 4) if isinstance(v, float) else v for key, v in row.items()}

@@ -66,7 +66,7 @@ def planes_by_source(seg: pydicom.Dataset) -> dict[str, np.ndarray]:
     return planes
 
 
-def check_on_sources(seg: pydicom.Dataset, folder: Path, labels: Labels) -> None:
+def assert_on_sources(seg: pydicom.Dataset, folder: Path, labels: Labels) -> None:
     """Each frame lies on its source slice and shows the labels at that place, by the files."""
     slices = [pydicom.dcmread(path) for path in folder.iterdir()]
     places = {one.SOPInstanceUID: np.array(one.ImagePositionPatient, float) for one in slices}
@@ -95,7 +95,7 @@ def test_frames_lie_on_their_sources_however_slices_lie(tmp_path, name, seg_type
     row, column = DIRECTIONS[name]
     _, labels = series_and_labels(tmp_path / "dicom", WHOLE.but(row=row, column=column))
     seg = write(labels, tmp_path / "seg.dcm", seg_type=seg_type)
-    check_on_sources(seg, tmp_path / "dicom", labels)
+    assert_on_sources(seg, tmp_path / "dicom", labels)
 
 
 def test_a_tilted_stack_keeps_its_own_frames(tmp_path):
@@ -104,7 +104,7 @@ def test_a_tilted_stack_keeps_its_own_frames(tmp_path):
     tilted = dataclasses.replace(volume.geometry, affine=made.affine)
     labels = dataclasses.replace(labels_on(volume), geometry=tilted)
     seg = write(labels, tmp_path / "seg.dcm", reference=tmp_path / "tilted")
-    check_on_sources(seg, tmp_path / "tilted", labels)
+    assert_on_sources(seg, tmp_path / "tilted", labels)
 
 
 @pytest.mark.parametrize(("seg_type", "compress"), KINDS)
@@ -330,7 +330,7 @@ def test_several_outputs_of_one_run_hold_the_same(predict, series, tmp_path):
     values = np.asarray(nibabel.load(nifti).dataobj).T
     assert 10 < np.count_nonzero(values) < values.size - 10
     labels = Labels(values, scans.load(series).geometry, {})
-    check_on_sources(pydicom.dcmread(seg), series, labels)
+    assert_on_sources(pydicom.dcmread(seg), series, labels)
 
 
 def test_a_lone_seg_has_the_sidecar(predict, series, tmp_path):
@@ -351,10 +351,10 @@ def test_a_nifti_scan_with_its_dicom(predict, series, tmp_path):
     assert code == 0, err
     values = np.asarray(nibabel.load(nifti).dataobj).T
     labels = Labels(np.array(turn.inverse().view(values)), volume.geometry, {})
-    check_on_sources(pydicom.dcmread(seg), series, labels)
+    assert_on_sources(pydicom.dcmread(seg), series, labels)
 
 
-def refused(result, code, *words):
+def assert_refused(result, code, *words):
     assert result[0] == code, result
     assert result[1] == ""
     for word in words:
@@ -367,13 +367,13 @@ def test_what_cannot_be_is_refused_before_the_network_runs(predict, series, tmp_
     make_series(tmp_path / "twice" / "a", WHOLE)
     make_series(tmp_path / "twice" / "b", WHOLE.but(series=3))
     seg = ("-o", tmp_path / "seg.dcm")
-    refused(predict(scan, *seg), 2, "--reference-dicom")
-    refused(predict(scan, *seg, "--reference-dicom", far), 6, "series 1", "mm apart")
+    assert_refused(predict(scan, *seg), 2, "--reference-dicom")
+    assert_refused(predict(scan, *seg, "--reference-dicom", far), 6, "series 1", "mm apart")
     twice = ("--reference-dicom", tmp_path / "twice")
-    refused(predict(scan, *seg, *twice), 4, "--series")
-    refused(predict(scan, "-o", tmp_path / "x.nii.gz", *twice), 2, "-o seg.dcm")
-    refused(predict(series, *seg, "--uid-root", "9.9"), 2, "--uid-root")
-    refused(predict(series, *seg, *seg), 2, "same name")
+    assert_refused(predict(scan, *seg, *twice), 4, "--series")
+    assert_refused(predict(scan, "-o", tmp_path / "x.nii.gz", *twice), 2, "-o seg.dcm")
+    assert_refused(predict(series, *seg, "--uid-root", "9.9"), 2, "--uid-root")
+    assert_refused(predict(series, *seg, *seg), 2, "same name")
     assert not (tmp_path / "seg.dcm").exists()
     assert predict(scan, *seg, *twice, "--series", "1")[0] == 0
 
@@ -385,12 +385,12 @@ def hu_and_geometry(volume):
 def test_a_cap_that_cannot_hold_the_seg_is_refused(predict, series, tmp_path, monkeypatch):
     monkeypatch.setattr("segmate_cli.scans._SEG_BYTES_A_VOXEL", 10**9)
     outputs = ("-o", tmp_path / "seg.dcm", "--memory-cap", "9GB")
-    refused(predict(series, *outputs), 5, "DICOM SEG", "at least 72")
+    assert_refused(predict(series, *outputs), 5, "DICOM SEG", "at least 72")
 
 
 def test_without_highdicom_the_extra_is_named(predict, series, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    refused(predict(series, "-o", tmp_path / "seg.dcm"), 2, "segmate-cli[dicom]")
+    assert_refused(predict(series, "-o", tmp_path / "seg.dcm"), 2, "segmate-cli[dicom]")
 
 
 def test_nothing_found_is_for_review_and_only_nifti_is_written(predict, series, tmp_path):
