@@ -89,18 +89,18 @@ class ModelGrid:
         spacings = zip(preprocessing.grid.spacing_mm, turned.spacing_mm, strict=True)
         steps = [model / scan for model, scan in spacings]
         counts = [_samples(n, step) for n, step in zip(turned.shape, steps, strict=True)]
-        taps = [
-            Taps.fit(turned.shape[axis], counts[axis], steps[axis], _sigma(steps[axis], rule))
-            for axis, rule in ((1, preprocessing.resampling), (2, preprocessing.resampling))
-        ]
+        sigmas = [_sigma(step, preprocessing.resampling) for step in steps]
+        rows, columns = (
+            Taps.fit(turned.shape[axis], counts[axis], steps[axis], sigmas[axis]) for axis in (1, 2)
+        )
         return cls(
             turn=turn,
             source_shape=turned.shape,
             shape=(counts[0], counts[1], counts[2]),
             steps=(steps[0], steps[1], steps[2]),
             voxel_ml=geometry.voxel_ml * float(np.prod(steps)),
-            rows=taps[0],
-            columns=taps[1],
+            rows=rows,
+            columns=columns,
         )
 
     @property
@@ -169,8 +169,9 @@ class ModelGrid:
         if not self.streams:
             yield from self.back(labels)
             return
+        stored = self._plane_turn.inverse()
         for plane in self._turned_planes(labels):
-            yield self._plane_turn.inverse().view(plane[None])[0]
+            yield stored.view(plane[None])[0]
 
     @property
     def _plane_turn(self) -> Reorientation:
