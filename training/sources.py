@@ -1,8 +1,10 @@
 """What each source's labels can be trusted for, slice by slice.
 
-The rules follow the sources' notes and what their label maps show: SegTHOR's aorta ends with a
-flat cut below the diaphragm and its trachea and esophagus end near the lung apex although the scan
-goes on, so nothing is known beyond those ends; radiotherapy contours are known between their ends.
+The rules follow the sources' notes and what their label maps show. SegTHOR's aorta ends with a
+flat cut below the diaphragm and its esophagus near the lung apex although both go on: other sources
+label what lies beyond, so nothing is known there. Its trachea ends near the lung apex, too, and no
+source labels the neck's: that end is learned, as the definition of the organ.
+Radiotherapy contours are known between their ends.
 """
 
 from __future__ import annotations
@@ -90,10 +92,9 @@ def _forget_open_ends(
     if case_id.startswith("segthor"):
         if ends["aorta"]:
             known[: ends["aorta"][0], _INDEX["aorta"]] = Known.NO
-        for organ in ("trachea", "esophagus"):
-            rows = ends[organ]
-            if rows:
-                known[rows[1] + 1 : rows[1] + 1 + neck, _INDEX[organ]] = Known.NO
+        if ends["esophagus"]:
+            top = ends["esophagus"][1] + 1
+            known[top : top + neck, _INDEX["esophagus"]] = Known.NO
     if case_id in _WITH_CHEST and ends["aorta"]:
         known[ends["aorta"][1] + 1 :, _INDEX["aorta"]] = Known.NO
     for organ in CONTOURED_BETWEEN_ENDS.get(case_id[:3], ()):
