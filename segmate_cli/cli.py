@@ -20,6 +20,7 @@ from segmate_cli.errors import ExitCode, SegmateError
 
 _SIGINT_EXIT = 130
 _SIGTERM_EXIT = 143
+_SCAN = "a NIfTI file, a folder of DICOM files, or a .zip of them"
 _FORMATS = ("table", "csv", "tsv", "json")  # report.FORMATS, without importing numpy for --help
 
 
@@ -84,28 +85,31 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "predict", parents=[common], help="segment a scan; prints the path of the label map"
     )
-    add.add_argument("scan", help="a NIfTI file, a folder of DICOM files, or a .zip of them")
+    add.add_argument("scan", help=_SCAN)
     add.add_argument(
         *("-o", "--output"),
         action="append",
         required=True,
         help="label map: .nii.gz, .nii, or .dcm for a DICOM SEG; more than one with -o again",
     )
-    add.add_argument("--model", default="default", help="name of a model, or a bundle's path")
     add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
-    engines = ("auto", "onnx", "torchscript", "pt2")
-    add.add_argument("--engine", choices=engines, default="auto")
-    add.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add.add_argument("--batch-size", type=int, help="slices a batch")
-    add.add_argument("--threads", type=_at_least_one, help="CPU threads of the engine")
-    add.add_argument("--memory-cap", help="such as 2GB; refused at once if it cannot hold")
-    add.add_argument("--series", help="DICOM: SeriesInstanceUID or number, as inspect lists them")
-    add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
+    _add_engine(add)
+    _add_scan(add)
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
     add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")
     add.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     _add_seg(add)
     _add_progress(add)
+
+
+def _plan(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "plan", parents=[common], help="memory that predict will need for a scan; reads no voxel"
+    )
+    add.add_argument("scan", help=_SCAN)
+    _add_engine(add)
+    _add_scan(add)
+    add.add_argument("--format", choices=("table", "json"), default="table")
 
 
 def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
@@ -188,9 +192,27 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = (
-    *(_predict, _report, _evaluate, _inspect, _models, _convert),
+    *(_predict, _plan, _report, _evaluate, _inspect, _models, _convert),
     *(_doctor, _completion),
 )
+
+
+def _add_engine(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--model", default="default", help="name of a model, or a bundle's path")
+    engines = ("auto", "onnx", "torchscript", "pt2")
+    add.add_argument("--engine", choices=engines, default="auto")
+    add.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add.add_argument("--batch-size", type=int, help="slices a batch")
+    add.add_argument("--threads", type=_at_least_one, help="CPU threads of the engine")
+    add.add_argument(
+        "--memory-cap",
+        help="for the whole process, such as 500MB; default: 80 %% of what is left free",
+    )
+
+
+def _add_scan(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--series", help="DICOM: SeriesInstanceUID or number, as inspect lists them")
+    add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
 
 
 def _add_seg(parser: argparse.ArgumentParser) -> None:

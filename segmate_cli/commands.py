@@ -9,7 +9,7 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segmate_cli import __version__, console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
@@ -17,6 +17,8 @@ from segmate_cli.volume import Labels, Volume
 
 if TYPE_CHECKING:
     from segmate_cli.dicom.reference import SegOptions
+    from segmate_cli.engines import LoadedModel
+    from segmate_cli.pipeline import PredictOptions
 
 
 def predict(args: Namespace) -> ExitCode:
@@ -26,13 +28,7 @@ def predict(args: Namespace) -> ExitCode:
     style: console.ProgressStyle = "none" if args.quiet else args.progress
     path, outputs = Path(args.scan), [Path(name) for name in args.output]
     options = pipeline.PredictOptions(
-        organs=args.organs,
-        engine=args.engine,
-        device=args.device,
-        batch_size=args.batch_size,
-        threads=args.threads,
-        memory_cap_bytes=memory.parse_size(args.memory_cap) if args.memory_cap else None,
-        check_hu=not args.no_hu_check,
+        organs=args.organs, check_hu=not args.no_hu_check, **_engine_options(args)
     )
     scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=(path,))
     seg = _seg_options(args, outputs)
@@ -40,7 +36,7 @@ def predict(args: Namespace) -> ExitCode:
         files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
     watch = pipeline.Stopwatch()
     with watch.stage("load_model"):
-        model = pipeline.ensure_loaded(args.model, options)
+        model = _load_under_cap(args, options)
     pipeline.select_values(model.manifest, options.organs)
     _say(args, f"{model.manifest.title} ({model.runner.description})")
     written: list[Path] = []
@@ -64,6 +60,47 @@ def predict(args: Namespace) -> ExitCode:
     for warning in (*labels.run["warnings"], *warnings):
         _say(args, f"warning: {warning}")
     return ExitCode.DONE
+
+
+def plan(args: Namespace) -> ExitCode:
+    """``segmate plan``."""
+    from segmate_cli import pipeline, scans
+    from segmate_cli.plan import as_text
+
+    options = pipeline.PredictOptions(**_engine_options(args))
+    model = _load_under_cap(args, options)
+    scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
+    made = pipeline.plan_for(scan, model, options)
+    if args.format == "json":
+        print(json.dumps(made.as_dict(), indent=2))
+    else:
+        sys.stdout.write(as_text(made))
+    if made.cap.warning:
+        console.say(f"warning: {made.cap.warning}")
+    return ExitCode.DONE
+
+
+def _engine_options(args: Namespace) -> dict[str, Any]:
+    return {
+        "engine": args.engine,
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "threads": args.threads,
+        "memory_cap_bytes": memory.parse_size(args.memory_cap) if args.memory_cap else None,
+    }
+
+
+def _load_under_cap(args: Namespace, options: PredictOptions) -> LoadedModel:
+    """The model; MemoryCapError before it is loaded where the cap does not even hold that."""
+    from segmate_cli import pipeline, scans
+    from segmate_cli.bundle import open_bundle
+    from segmate_cli.plan import fits_to_load
+
+    bundle = open_bundle(args.model)
+    if not fits_to_load(bundle, memory.resolve_cap(options.memory_cap_bytes)):
+        scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
+        pipeline.plan_for(scan, bundle, options)  # raises, and names the least cap for this scan
+    return pipeline.ensure_loaded(bundle, options)
 
 
 def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,8 +16,24 @@ from segmate_cli.errors import UsageError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-# Compression buffers, tables and what the allocator keeps: measured, rounded up.
-_SLACK_BYTES = 8 * 10**6
+# Of what is free, this much is taken where nobody says: other programs want to live, too.
+_DEFAULT_SHARE = 0.8
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """What this process may use in all, its libraries and children included.
+
+    Attributes:
+        size_bytes: None where nobody asked and the system does not say what is free.
+        origin: Who set it, for people.
+        warning: One sentence where the cap that was asked for is not the one that counts.
+    """
+
+    size_bytes: int | None
+    origin: str
+    warning: str | None = None
 
 
 def parse_size(text: str) -> int:
@@ -66,31 +83,30 @@ def give_back_free_pages() -> None:
 
 def available_bytes() -> int | None:
     """Memory that the machine, or this process's cgroup if that is less, leaves free."""
-    free = [value for value in (_meminfo_available(), _cgroup_free()) if value is not None]
-    return min(free) if free else None
+    free = _free()
+    return min(free.values()) if free else None
 
 
-def fixed_need(
-    scan_shape: tuple[int, int, int],
-    grid_shape: tuple[int, int, int],
-    *,
-    streams: bool,
-    cleans_up: bool,
-) -> int:
-    """Bytes a run needs beside the batches, over what it holds before the scan is read.
+def resolve_cap(asked_bytes: int | None = None) -> Cap:
+    """The cap that counts: the one asked for, or by default 80 % of what is free.
 
-    Args:
-        scan_shape: Slices, rows and columns of the scan.
-        grid_shape: The same on the model's grid.
-        streams: Whether slices can flow; else the scan (int16) and its labels lie in memory.
-        cleans_up: Whether organs are taken apart into components after the network.
+    A machine, cgroup or Slurm job that leaves less than was asked for counts instead.
     """
-    plane = scan_shape[1] * scan_shape[2]
-    on_grid = grid_shape[0] * grid_shape[1] * grid_shape[2]
-    whole = 0 if streams else 3 * plane * scan_shape[0]
-    # Components are numbered in 4 bytes a voxel of the box around an organ, at most half the grid.
-    labels = on_grid * (4 if cleans_up else 1)
-    return labels + 24 * plane + whole + _SLACK_BYTES  # 24: float slices in use
+    held = resident_bytes()
+    limits = {who: free + held for who, free in _free().items()} | _slurm_limit()
+    least = min(limits, key=lambda who: limits[who], default=None)
+    if least is None:
+        return Cap(asked_bytes, "--memory-cap" if asked_bytes else "none")
+    if asked_bytes is None:
+        share = int(_DEFAULT_SHARE * limits[least])
+        return Cap(share, f"{_DEFAULT_SHARE:.0%} of what {least} leaves free")
+    if asked_bytes <= limits[least]:
+        return Cap(asked_bytes, "--memory-cap")
+    warning = (
+        f"{least} leaves {human(limits[least])} free; that counts instead of the memory cap of "
+        f"{human(asked_bytes)}."
+    )
+    return Cap(limits[least], f"what {least} leaves free", warning)
 
 
 def _meminfo_available() -> int | None:
@@ -102,14 +118,63 @@ def _meminfo_available() -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
+def _free() -> dict[str, int]:
+    """Bytes free by who says so."""
+    said = {"the machine": _meminfo_available(), "the cgroup": _cgroup_free()}
+    return {who: max(0, size) for who, size in said.items() if size is not None}
+
+
 def _cgroup_free() -> int | None:
-    root = Path("/sys/fs/cgroup")
-    for limit, used in (
-        (root / "memory.max", root / "memory.current"),
-        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return int(limit.read_text()) - int(used.read_text())
-        except (OSError, ValueError):  # no such cgroup version, or "max"
-            continue
-    return None
+    """The least that this process's cgroup, or one above it, leaves free.
+
+    What a cgroup holds of files that were read long ago is given back when memory is wanted.
+    """
+    second = [
+        _unused(folder / "memory.max", folder / "memory.current", folder / "memory.stat")
+        for folder in _own_cgroups(_CGROUP, "")
+    ]
+    first = [
+        _unused(
+            folder / "memory.limit_in_bytes",
+            folder / "memory.usage_in_bytes",
+            folder / "memory.stat",
+        )
+        for folder in _own_cgroups(_CGROUP / "memory", "memory")
+    ]
+    return min((free for free in (*second, *first) if free is not None), default=None)
+
+
+def _own_cgroups(root: Path, controller: str) -> list[Path]:
+    """The folder of this process's cgroup, and all above it up to the root of the hierarchy."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return [root]
+    fields = [line.split(":", 2) for line in lines]
+    own = next((f[2] for f in fields if len(f) == 3 and controller in f[1].split(",")), "/")
+    inner = root / own.lstrip("/")
+    # In a container, the path may be the host's, and not be there.
+    return [folder for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+
+
+def _unused(limit: Path, used: Path, stat: Path) -> int | None:
+    try:
+        free = int(limit.read_text()) - int(used.read_text())
+    except (OSError, ValueError):  # no such cgroup version, or "max"
+        return None
+    try:
+        match = re.search(r"^(?:total_)?inactive_file (\d+)$", stat.read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return free + (int(match[1]) if match else 0)
+
+
+def _slurm_limit() -> dict[str, int]:
+    """What Slurm gave to the job on this node (it counts in MiB; 0 is all of the node)."""
+    node, cpu = os.environ.get("SLURM_MEM_PER_NODE"), os.environ.get("SLURM_MEM_PER_CPU")
+    cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
+    sizes = [node] if node else [cpu, cpus] if cpu else []
+    if not sizes or not all(size and size.isdecimal() for size in sizes):
+        return {}
+    size = math.prod(int(each or 0) for each in sizes) * 2**20
+    return {"Slurm": size} if size else {}

@@ -24,19 +24,15 @@ from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, Preprocessing, o
 from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
 from segmate_cli.engines import EngineChoice, FloatArray, LoadedModel, load_model
-from segmate_cli.errors import MemoryCapError, ModelError, UsageError
+from segmate_cli.errors import ModelError
 from segmate_cli.geometry import Geometry
 from segmate_cli.hounsfield import HuCensus, check_hu
 from segmate_cli.organs import Organ
+from segmate_cli.plan import Plan, make_plan, padded_shape
 from segmate_cli.resample import ModelGrid
 from segmate_cli.volume import Hounsfield, Labels, LabelValues, Scan, Source, Volume
 
 Uint8Array = npt.NDArray[np.uint8]
-
-# On two cores 1, 2 and 4 slices a batch took 1.36, 1.26 and 1.34 s of network for 167 slices, and
-# 220, 238 and 280 MB in all.
-_CPU_BATCH = 2
-_GPU_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ class PredictOptions:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: Slices a batch; None chooses, under the cap.
         threads: CPU threads of the engine; None takes all.
-        memory_cap_bytes: What the process may use; None for what the machine leaves free.
+        memory_cap_bytes: What the process may use; None for 80 % of what is left free.
         check_hu: Refuse voxels that are surely not Hounsfield units.
     """
 
@@ -168,17 +164,18 @@ def segment(
         loaded = ensure_loaded(model, options)
     wanted = select_values(loaded.manifest, options.organs)
     grid = ModelGrid.fit(scan.geometry, loaded.manifest.preprocessing)
-    batch_size = choose_batch(loaded, grid, options)
+    plan = plan_for(scan, loaded, options)
     tap = ScanTap(scan, grid, watch)
-    on_grid, position = _two_pass(tap, loaded, grid, batch_size, watch, progress)
-    warnings = (*scan.warnings, *(tap.verdict() if options.check_hu else ()))
+    on_grid, position = _two_pass(tap, loaded, grid, plan.batch_size, watch, progress)
+    cap_warning = () if plan.cap.warning is None else (plan.cap.warning,)
+    warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
         clean_up(on_grid, loaded.manifest, grid.voxel_ml)
         _drop_others(on_grid, wanted)
     table = loaded.manifest.organ_table()
     run = {
         "pixels_sha256": tap.sha256,
-        **_run_record(loaded, options, batch_size, grid, position, watch, warnings),
+        **_run_record(loaded, options, plan, position, watch, warnings),
     }
     organs_of = {value: table[value - 1] for value in wanted}
     return GridLabels(on_grid, grid, scan.geometry, organs_of, scan.source, run)
@@ -234,49 +231,22 @@ def ensure_loaded(model: LoadedModel | Bundle | str | Path, options: PredictOpti
     return load_model(bundle, engine=options.engine, device=options.device, threads=options.threads)
 
 
+def plan_for(scan: Scan, model: LoadedModel | Bundle, options: PredictOptions) -> Plan:
+    """The plan of a run with these options; errors as ``make_plan``."""
+    return make_plan(
+        scan,
+        model,
+        memory.resolve_cap(options.memory_cap_bytes),
+        batch_size=options.batch_size,
+        threads=options.threads,
+    )
+
+
 def select_values(manifest: Manifest, words: Sequence[str] | None) -> tuple[int, ...]:
     """Label values of the organs asked for, or of all; UnknownOrganError for others."""
     table = manifest.organ_table()
     chosen = table if words is None else organs.select(words, table)
     return tuple(sorted(table.index(organ) + 1 for organ in chosen))
-
-
-def choose_batch(loaded: LoadedModel, grid: ModelGrid, options: PredictOptions) -> int:
-    """Slices a batch: what was asked for, or the most that is useful and fits under the cap.
-
-    Raises:
-        MemoryCapError: Not even one slice a batch fits; the message names the least cap that does.
-        UsageError: The batch size asked for is not positive.
-    """
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UsageError(f"--batch-size {options.batch_size} must be at least 1.")
-    best = _CPU_BATCH if loaded.device == "cpu" else _GPU_BATCH
-    wanted = min(options.batch_size or best, grid.shape[0])
-    cap = options.memory_cap_bytes
-    if cap is None:
-        return wanted
-    fixed = memory.resident_bytes() + memory.fixed_need(
-        grid.source_shape,
-        grid.shape,
-        streams=grid.streams,
-        cleans_up=bool(loaded.manifest.clean_up),
-    )
-    a_slice = _slice_bytes(loaded.manifest, grid) if loaded.device == "cpu" else 0
-    sizes = [wanted] if options.batch_size else range(wanted, 0, -1)
-    for size in sizes:
-        if fixed + size * a_slice <= cap:
-            return size
-    raise MemoryCapError(
-        f"a memory cap of {memory.human(cap)} is too small for this scan: at least "
-        f"{memory.human(fixed + sizes[-1] * a_slice)} is needed with a batch of {sizes[-1]}."
-    )
-
-
-def padded_shape(grid: ModelGrid, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Rows and columns that the network sees."""
-    multiple = preprocessing.padding.multiple
-    rows, columns = (-(-n // multiple) * multiple for n in grid.shape[1:])
-    return rows, columns
 
 
 def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
@@ -401,16 +371,10 @@ def _drop_others(on_grid: Uint8Array, wanted: Sequence[int]) -> None:
         plane[:] = kept[plane]
 
 
-def _slice_bytes(manifest: Manifest, grid: ModelGrid) -> int:
-    rows, columns = padded_shape(grid, manifest.preprocessing)
-    return rows * columns * manifest.network.bytes_per_pixel
-
-
 def _run_record(
     loaded: LoadedModel,
     options: PredictOptions,
-    batch_size: int,
-    grid: ModelGrid,
+    plan: Plan,
     position: dict[str, object],
     watch: Stopwatch,
     warnings: tuple[str, ...],
@@ -429,13 +393,14 @@ def _run_record(
         "engine_description": loaded.runner.description,
         "options": {
             "organs": None if options.organs is None else list(options.organs),
-            "batch_size": batch_size,
+            "batch_size": plan.batch_size,
             "threads": loaded.threads,
-            "memory_cap_bytes": options.memory_cap_bytes,
+            "memory_cap_bytes": plan.cap.size_bytes,
             "check_hu": options.check_hu,
         },
-        "model_grid": {"shape": list(grid.shape)},
+        "model_grid": {"shape": list(plan.grid_shape)},
         "slice_position": position,
+        "plan": plan.as_dict(),
         "seconds": {name: round(value, 4) for name, value in watch.seconds.items()},
         "warnings": list(warnings),
     }

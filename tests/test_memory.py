@@ -119,3 +119,94 @@ def test_a_system_that_says_nothing(monkeypatch):
     fake_system(monkeypatch, {})
     assert memory.resident_bytes() == 0
     assert memory.available_bytes() is None
+
+
+GIB = 2**30
+MACHINE = {"/proc/meminfo": f"MemAvailable: {8 * GIB // 1024} kB\n"}
+IN_V2 = {"/proc/self/cgroup": "0::/job/step\n"}
+IN_V1 = {"/proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/docker/abc\n1:name=systemd:/\n"}
+V2_JOB = "/sys/fs/cgroup/job"
+
+
+@pytest.fixture
+def system(monkeypatch):
+    """Set what the system says; no Slurm unless it is named."""
+
+    def call(contents: dict[str, str], **environment: str) -> None:
+        for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        fake_system(monkeypatch, contents)
+
+    return call
+
+
+def test_by_default_the_cap_is_most_of_what_is_free(system):
+    system(MACHINE)
+    cap = memory.resolve_cap()
+    assert cap.size_bytes == int(0.8 * 8 * GIB)
+    assert cap.origin == "80% of what the machine leaves free"
+    assert cap.warning is None
+
+
+def test_the_cap_asked_for_counts_where_it_can_hold(system):
+    system(MACHINE)
+    assert memory.resolve_cap(2 * GIB) == memory.Cap(2 * GIB, "--memory-cap")
+
+
+def test_a_cap_above_what_the_machine_leaves_says_what_counts(system):
+    system(MACHINE)
+    cap = memory.resolve_cap(100 * GIB)
+    assert cap.size_bytes == 8 * GIB
+    assert cap.warning.startswith("the machine leaves 8590 MB free; that counts instead")
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        IN_V2 | {f"{V2_JOB}/step/memory.max": f"{GIB}\n", f"{V2_JOB}/step/memory.current": "0\n"},
+        # The job's own cgroup has no limit, the one above it has.
+        IN_V2
+        | {f"{V2_JOB}/step/memory.max": "max\n", f"{V2_JOB}/step/memory.current": "5\n"}
+        | {f"{V2_JOB}/memory.max": f"{2 * GIB}", f"{V2_JOB}/memory.current": f"{GIB}"},
+        IN_V1
+        | {"/sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes": f"{GIB}"}
+        | {"/sys/fs/cgroup/memory/docker/abc/memory.usage_in_bytes": "0"},
+        # In a container the path is the host's, and what is mounted is the container's own.
+        IN_V1 | {f"{V1}.limit_in_bytes": f"{GIB}", f"{V1}.usage_in_bytes": "0"},
+    ],
+)
+def test_a_cgroup_smaller_than_the_cap_counts(system, contents):
+    system(MACHINE | contents)
+    cap = memory.resolve_cap(4 * GIB)
+    assert cap.size_bytes == GIB
+    assert cap.warning.startswith("the cgroup leaves 1074 MB free")
+    assert memory.resolve_cap().size_bytes == int(0.8 * GIB)
+
+
+def test_what_a_cgroup_remembers_of_files_is_free(system):
+    limits = {f"{V2}.max": f"{GIB}", f"{V2}.current": f"{GIB - 10}"}
+    system(MACHINE | limits | {f"{V2}.stat": "anon 7\ninactive_file 500\nactive_file 9\n"})
+    assert memory.available_bytes() == 510
+
+
+@pytest.mark.parametrize(
+    ("environment", "size"),
+    [
+        ({"SLURM_MEM_PER_NODE": "1024"}, GIB),
+        ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4"}, 2 * GIB),
+        ({"SLURM_MEM_PER_CPU": "512"}, GIB // 2),
+        ({"SLURM_MEM_PER_NODE": "0"}, 8 * GIB),  # all of the node
+        ({"SLURM_MEM_PER_NODE": "lots"}, 8 * GIB),
+    ],
+)
+def test_slurm_is_asked(system, environment, size):
+    system(MACHINE, **environment)
+    assert memory.resolve_cap(100 * GIB).size_bytes == size
+
+
+def test_where_nobody_says_what_is_free_the_cap_asked_for_counts(system):
+    system({})
+    assert memory.resolve_cap() == memory.Cap(None, "none")
+    assert memory.resolve_cap(5) == memory.Cap(5, "--memory-cap")

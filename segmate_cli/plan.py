@@ -1,0 +1,261 @@
+"""What a run will need before it is started: stages, buffers, batch and the expected peak.
+
+``predict`` and ``segmate plan`` make the same plan, from a scan's header and the model alone. The
+constants are measured; docs/memory.md sets plan against measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from segmate_cli import memory
+from segmate_cli.bundle import Bundle, Engine, Preprocessing
+from segmate_cli.engines import LoadedModel, usable_cpus
+from segmate_cli.errors import MemoryCapError, UsageError
+from segmate_cli.memory import Cap
+from segmate_cli.resample import ModelGrid
+from segmate_cli.volume import Scan
+
+# On two cores 1, 2 and 4 slices a batch took 1.36, 1.26 and 1.34 s of network for 167 slices, and
+# 220, 238 and 280 MB in all.
+_CPU_BATCH = 2
+_GPU_BATCH = 16
+# Peaks of the same run differ by some MB; a cap must hold for the worst of them.
+_MARGIN = 1.03
+# Python, NumPy, readers and the engine's own library, before a network is loaded.
+_RUNTIME_BYTES: dict[Engine, int] = {
+    "onnx": 104 * 10**6,
+    "torchscript": 330 * 10**6,
+    "pt2": 500 * 10**6,
+}
+# A loaded network keeps its weights twice, as given and packed for the processor; while it loads
+# its file and what was parsed of it lie beside them.
+_BYTES_A_PARAMETER = 9
+_LOADING_BYTES_A_PARAMETER = 15
+# The first run of an engine sets up its threads and scratch space.
+_ENGINE_BYTES = 8 * 10**6
+# Compression buffers, tables and what the allocator keeps.
+_SLACK_BYTES = 8 * 10**6
+# A plane of the scan: as stored, as int16, and as float32 with its halves while resampling.
+_PLANE_BYTES_A_PIXEL = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory that one thing takes.
+
+    Attributes:
+        name: What it is, for people.
+        size_bytes: How much.
+    """
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the run, with the buffers that are held in it."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What the process holds in this stage."""
+        return sum(buffer.size_bytes for buffer in self.buffers)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a scan will be segmented, and in how much memory.
+
+    Attributes:
+        cap: What the process may use.
+        scan_shape: The scan's slices, rows and columns as stored.
+        grid_shape: Slices, rows and columns on the model's grid.
+        batch_size: Slices a batch.
+        threads: CPU threads of the engine.
+        device: ``cpu`` or ``cuda:N``; GPU memory is not counted here.
+        stages: In their order.
+        temporary_file_bytes: Size of the temporary file (0: none is needed).
+        least_cap_bytes: The smallest cap under which the scan can be segmented.
+    """
+
+    cap: Cap
+    scan_shape: tuple[int, int, int]
+    grid_shape: tuple[int, int, int]
+    batch_size: int
+    threads: int
+    device: str
+    stages: tuple[Stage, ...]
+    temporary_file_bytes: int
+    least_cap_bytes: int
+
+    @property
+    def expected_peak_bytes(self) -> int:
+        """The most that the process will hold at once."""
+        return max(stage.size_bytes for stage in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for JSON: the sidecar's ``plan``, and what ``segmate plan`` prints."""
+        return {
+            "memory_cap_bytes": self.cap.size_bytes,
+            "memory_cap_origin": self.cap.origin,
+            "expected_peak_bytes": self.expected_peak_bytes,
+            "least_cap_bytes": self.least_cap_bytes,
+            "temporary_file_bytes": self.temporary_file_bytes,
+            "scan_shape_kji": list(self.scan_shape),
+            "model_grid_shape": list(self.grid_shape),
+            "batch_size": self.batch_size,
+            "threads": self.threads,
+            "device": self.device,
+            "stages": [{**asdict(each), "size_bytes": each.size_bytes} for each in self.stages],
+        }
+
+
+def make_plan(
+    scan: Scan,
+    model: LoadedModel | Bundle,
+    cap: Cap,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """Plan a run from a scan's header; no voxel is read.
+
+    Args:
+        scan: From ``find_scan``.
+        model: A loaded model, in the process that will run it, whose memory is then measured; or
+            a bundle, for which it is estimated.
+        cap: From ``memory.resolve_cap``.
+        batch_size: Slices a batch; None chooses the largest useful one that fits.
+        threads: Of the engine; None takes the loaded model's, or all.
+
+    Raises:
+        MemoryCapError: It does not fit under the cap; the message names the least cap that does.
+        UsageError: The batch size is not positive.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size} must be at least 1.")
+    grid = ModelGrid.fit(scan.geometry, model.manifest.preprocessing)
+    device = model.device if isinstance(model, LoadedModel) else "cpu"
+    best = min(batch_size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH), grid.shape[0])
+    smallest = best if batch_size else 1
+    plans = {size: _stages(scan, model, grid, size) for size in range(best, smallest - 1, -1)}
+    needs = {size: _cap_for(stages) for size, stages in plans.items()}
+    fits = (size for size in needs if cap.size_bytes is None or needs[size] <= cap.size_bytes)
+    chosen = next(fits, None)
+    if chosen is None:
+        raise MemoryCapError(
+            f"a memory cap of {memory.human(cap.size_bytes or 0)} ({cap.origin}) is too small for "
+            f"this scan: at least {memory.human(needs[smallest])} is needed with a batch of "
+            f"{smallest}."
+        )
+    return Plan(
+        cap=cap,
+        scan_shape=scan.geometry.shape,
+        grid_shape=grid.shape,
+        batch_size=chosen,
+        threads=threads or (model.threads if isinstance(model, LoadedModel) else usable_cpus()),
+        device=device,
+        stages=plans[chosen],
+        temporary_file_bytes=0,
+        least_cap_bytes=needs[smallest],
+    )
+
+
+def fits_to_load(bundle: Bundle, cap: Cap) -> bool:
+    """Whether a cap lets the network be loaded; to know before that is tried."""
+    return cap.size_bytes is None or _cap_for((_loading(bundle),)) <= cap.size_bytes
+
+
+def padded_shape(grid: ModelGrid, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Rows and columns that the network sees."""
+    multiple = preprocessing.padding.multiple
+    rows, columns = (-(-n // multiple) * multiple for n in grid.shape[1:])
+    return rows, columns
+
+
+def as_text(plan: Plan) -> str:
+    """The plan for people."""
+    slices, rows, columns = plan.scan_shape
+    cap = "none" if plan.cap.size_bytes is None else memory.human(plan.cap.size_bytes)
+    lines = {
+        "scan": f"{columns} x {rows} x {slices}",
+        "on the model's grid": " x ".join(map(str, plan.grid_shape[::-1])),
+        "slices a batch": f"{plan.batch_size}",
+        "engine": f"{plan.threads} threads on {plan.device}",
+        "memory cap": f"{cap} ({plan.cap.origin})",
+        "expected peak": memory.human(plan.expected_peak_bytes),
+        "smallest cap": memory.human(plan.least_cap_bytes),
+        "temporary file": memory.human(plan.temporary_file_bytes),
+    }
+    head = [f"{name + ':':<22} {value}" for name, value in lines.items()]
+    rows_of = [f"{'stage':<12} {'buffer':<34} {'MB':>6}"]
+    for stage in plan.stages:
+        names = [stage.name, *[""] * len(stage.buffers)]
+        held = [*stage.buffers, Buffer("together", stage.size_bytes)]
+        rows_of += [
+            f"{name:<12} {buffer.name:<34} {buffer.size_bytes / 1e6:>6.1f}"
+            for name, buffer in zip(names, held, strict=True)
+        ]
+    return "\n".join([*head, "", *rows_of]) + "\n"
+
+
+def _cap_for(stages: tuple[Stage, ...]) -> int:
+    return math.ceil(_MARGIN * max(stage.size_bytes for stage in stages))
+
+
+def _loading(bundle: Bundle) -> Stage:
+    parameters = bundle.manifest.network.parameters or 0
+    return Stage(
+        "load model",
+        (
+            Buffer("Python and libraries", _RUNTIME_BYTES[_engine(bundle)]),
+            Buffer("network while it loads", _LOADING_BYTES_A_PARAMETER * parameters),
+        ),
+    )
+
+
+def _engine(bundle: Bundle) -> Engine:
+    engines = [each.engine for each in bundle.manifest.network.files]
+    return "onnx" if "onnx" in engines else engines[0]
+
+
+def _held_bytes(model: LoadedModel | Bundle) -> int:
+    """What the process holds before the scan is read: now, or as expected."""
+    if isinstance(model, LoadedModel):
+        return memory.resident_bytes()
+    parameters = model.manifest.network.parameters or 0
+    return _RUNTIME_BYTES[_engine(model)] + _BYTES_A_PARAMETER * parameters
+
+
+def _stages(
+    scan: Scan, model: LoadedModel | Bundle, grid: ModelGrid, batch_size: int
+) -> tuple[Stage, ...]:
+    manifest = model.manifest
+    rows, columns = padded_shape(grid, manifest.preprocessing)
+    on_cpu = not isinstance(model, LoadedModel) or model.device == "cpu"
+    a_slice = rows * columns * manifest.network.bytes_per_pixel if on_cpu else 0
+    plane = grid.source_shape[1] * grid.source_shape[2]
+    voxels = math.prod(grid.shape)
+    whole = 0 if grid.streams else scan.geometry.voxels
+    held = (
+        Buffer("Python, libraries and network", _held_bytes(model)),
+        Buffer("labels on the model's grid", voxels),
+        # Kept by the engine for the next batch, to the end.
+        Buffer(f"batch of {batch_size} in the network", _ENGINE_BYTES + batch_size * a_slice),
+        Buffer("allocator and tables", _SLACK_BYTES),
+    )
+    slices = Buffer("slices in use", _PLANE_BYTES_A_PIXEL * plane)
+    # Components are numbered in 4 bytes a voxel of the box around an organ, at most half the grid.
+    parts = Buffer("components of organs", 3 * voxels if manifest.clean_up else 0)
+    return (
+        _loading(model.bundle if isinstance(model, LoadedModel) else model),
+        Stage("segment", (*held, slices, Buffer("whole scan", 2 * whole))),
+        Stage("clean up", (*held, parts)),
+        Stage("write", (*held, slices, Buffer("whole label map", whole))),
+    )
