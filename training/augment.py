@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.cases import Case
+from training.cases import PIXEL_MM, Case
 
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
@@ -177,7 +177,7 @@ def sampling_grid(
 ) -> tuple[Tensor, bool]:
     """Random affine map from a crop's pixels to a slice's, as ``grid_sample`` takes it."""
     angle, zoom, stretch = 0.0, 1.0, 1.0
-    reach = config.shift_mm / 2.0
+    reach = config.shift_mm / PIXEL_MM
     shift = rng.uniform(-reach, reach, 2)
     if rng.random() >= config.identity_chance:
         angle = math.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))

@@ -2,7 +2,7 @@
 
 Conventions: arrays are (k, j, i) in LPS array order: slices from inferior to superior, rows from
 anterior to posterior, columns from the patient's right to left. In-plane spacing is the model's
-(2.0 mm); the slice distance stays the scan's own, so that training can sample any distance.
+(``PIXEL_MM``); the slice distance stays the scan's own, so that training can sample any distance.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ ORGANS = (
     *("lung_left", "lung_right", "trachea", "esophagus", "spinal_cord", "heart"),
     *("aorta", "liver", "kidney_left", "kidney_right", "spleen"),
 )
+#: In-plane spacing of the model's grid, and of every prepared case.
+PIXEL_MM = 1.5
 #: Label of a voxel that is no other organ, and about which the aorta is unsure (its branches).
 AMBIGUOUS_AORTA = 254
 

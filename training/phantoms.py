@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.cases import ORGANS, Case, CaseInfo, Known, save_case
+from training.cases import ORGANS, PIXEL_MM, Case, CaseInfo, Known, save_case
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from phantom import LABELS, make_phantom  # type: ignore[import-not-found]
@@ -21,7 +21,9 @@ from phantom import LABELS, make_phantom  # type: ignore[import-not-found]
 _LEAST_SEED = 1000
 
 
-def phantom_case(seed: int, spacing_mm: tuple[float, float, float] = (3.0, 2.0, 2.0)) -> Case:
+def phantom_case(
+    seed: int, spacing_mm: tuple[float, float, float] = (3.0, PIXEL_MM, PIXEL_MM)
+) -> Case:
     """One invented patient; contrast, arms, table and noise vary with the seed."""
     phantom = make_phantom(
         seed,

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from training.cases import Case, CaseInfo, save_case
+from training.cases import PIXEL_MM, Case, CaseInfo, save_case
 from training.sources import known_rows, separate_branches, usable_slices
 
-PIXEL_MM = 2.0
 _ENDS_OF_ROWS = 4
 
 
@@ -30,7 +29,7 @@ def interpolation_matrix(size: int, spacing_mm: float, smooth: bool) -> NDArray[
     Args:
         size: voxels along the axis.
         spacing_mm: their distance.
-        smooth: whether a Gaussian of (f - 1) / 2 voxels goes before, where f = 2.0 / spacing > 1.
+        smooth: whether a Gaussian of (f - 1) / 2 voxels goes before, f = PIXEL_MM / spacing > 1.
     """
     count = int(np.ceil((size - 1) * spacing_mm / PIXEL_MM - 1e-6)) + 1
     positions = np.minimum(np.arange(count) * PIXEL_MM / spacing_mm, size - 1)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from training.cases import AMBIGUOUS_AORTA, ORGANS, Known
+from training.cases import AMBIGUOUS_AORTA, ORGANS, PIXEL_MM, Known
 
 _INDEX = {organ: channel for channel, organ in enumerate(ORGANS)}
 ABDOMINAL = ("liver", "kidney_left", "kidney_right", "spleen")
@@ -30,6 +30,8 @@ _WITH_CHEST = ("btcv26", "btcv40")
 _ABDOMENS = ("btcv", "lits", "chaos", "ircad", "amos", "ts_")
 _TEACHER_MARGIN_MM = 15.0
 _NECK_UNKNOWN_MM = 60.0
+#: Branches are thinner than twice this.
+_BRANCH_MM = 4.5
 
 
 def extent(labels: NDArray[np.uint8], value: int) -> tuple[int, int] | None:
@@ -135,7 +137,8 @@ def separate_branches(labels: NDArray[np.uint8], case_id: str) -> None:
     if not case_id.startswith("ircad"):
         return
     aorta = labels == _INDEX["aorta"] + 1
-    disc = np.hypot(*np.mgrid[-2:3, -2:3])[None] <= 2.3
+    reach = round(_BRANCH_MM / PIXEL_MM)
+    disc = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])[None] <= reach + 0.3
     trunk = ndimage.binary_opening(aorta, disc)
     parts, count = ndimage.label(trunk)
     if count > 1:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from training.cases import ORGANS, Case, CaseInfo, Known, save_case
-from training.prepare import PIXEL_MM, resample_in_plane, resample_labels, to_lps
+from training.cases import ORGANS, PIXEL_MM, Case, CaseInfo, Known, save_case
+from training.prepare import resample_in_plane, resample_labels, to_lps
 
 #: Maps with enough tissues to paint a body from.
 MAPS = ("ts_s0327", "ts_s0328", "icrp110_AM", "icrp110_AF")

@@ -87,13 +87,13 @@ def read_config(path: Path) -> TrainConfig:
     return TrainConfig(**data)
 
 
-def make_network(config: TrainConfig, folder: Path) -> SegMate:
-    """The network of a configuration, filled from its starting checkpoint if it names one."""
+def make_network(config: TrainConfig, start: Path | None) -> SegMate:
+    """The network of a configuration, filled from a checkpoint if one is given."""
     network = build_network(
         NetworkConfig(encoder=config.encoder, organs=len(ORGANS), slices=config.slices)
     )
-    if config.start:
-        fill_network(network, load_state(folder / config.start), config.start)
+    if start is not None:
+        fill_network(network, load_state(start), str(start))
     return network
 
 
@@ -245,6 +245,7 @@ def train(
     pause: Path | None = None,
     minutes: float | None = None,
     decay_share: float = 0.5,
+    start: Path | None = None,
 ) -> Trainer:
     """Train a configuration's model, from the run's checkpoint if it has one.
 
@@ -255,13 +256,16 @@ def train(
         pause: file that makes the training sleep while it exists.
         minutes: wall time of this session if not the last step is to end it.
         decay_share: share of those minutes, at their end, over which the learning rate falls.
+        start: checkpoint to begin with, instead of the configuration's.
     """
     config = read_config(config_path)
+    if start is None and config.start:
+        start = config_path.parent / config.start
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
-    trainer = Trainer(config, make_network(config, config_path.parent), run)
+    trainer = Trainer(config, make_network(config, start), run)
     resumed = trainer.resume()
     print(f"{'resumed' if resumed else 'started'} at step {trainer.step}", flush=True)
     cases = [
@@ -286,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pause-file", type=Path, help="pause while this file exists")
     parser.add_argument("--minutes", type=float, help="end after this time; the rate falls then")
     parser.add_argument("--decay-share", type=float, default=0.5, help="of those minutes")
+    parser.add_argument("--start", type=Path, help="checkpoint to begin with")
     options = parser.parse_args(arguments)
     train(
         options.config,
@@ -294,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.pause_file,
         options.minutes,
         options.decay_share,
+        options.start,
     )
 
 
