@@ -211,7 +211,11 @@ def _add_engine(add: argparse.ArgumentParser) -> None:
 
 
 def _add_scan(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--series", help="DICOM: SeriesInstanceUID or number, as inspect lists them")
+    add.add_argument(
+        "--series",
+        metavar="auto|UID|NUMBER|KEY=VALUE,...",
+        help="DICOM: which series, as inspect lists them; auto: if one is clearly the best",
+    )
     add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
 
 

@@ -44,6 +44,8 @@ def predict(args: Namespace) -> ExitCode:
         with console.progress(style) as progress:
             with watch.stage("find"):
                 scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
+                for note in scan.notes:
+                    _say(args, note)
                 cap = options.memory_cap_bytes
                 warnings = scans.seg_reference(scan, seg, cap).warnings if seg else ()
             labels = pipeline.segment(scan, model, options, progress)
@@ -220,9 +222,9 @@ def inspect(args: Namespace) -> ExitCode:
 
     found = inspection.inspect_path(Path(args.path))
     if args.format == "json":
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.data, indent=2))
     else:
-        sys.stdout.write(inspection.as_text(found))
+        sys.stdout.write(found.text)
     return ExitCode.DONE
 
 

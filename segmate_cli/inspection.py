@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,31 @@ from segmate_cli.hounsfield import check_hu
 if TYPE_CHECKING:
     from segmate_cli.dicom import Finding, SeriesInfo
 
+# A name for each slice is for programs.
+_ONLY_JSON = "slice_files"
 
-def inspect_path(path: Path) -> dict[str, Any]:
-    """Describe a scan, a label map, or DICOM series, as plain data for JSON.
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was seen.
+
+    Attributes:
+        data: All of it, as plain data for JSON.
+        overview: A table for people, a line a series; "" where there are none.
+    """
+
+    data: dict[str, Any]
+    overview: str = ""
+
+    @property
+    def text(self) -> str:
+        """The same for people: the table, then ``name: value`` a line, lists indented."""
+        overview = f"{self.overview}\n\n" if self.overview else ""
+        return overview + "\n".join(_lines(self.data, 0)) + "\n"
+
+
+def inspect_path(path: Path) -> Inspection:
+    """Describe a scan, a label map, or DICOM series.
 
     Raises:
         InputError: There is nothing that can be described.
@@ -25,15 +48,12 @@ def inspect_path(path: Path) -> dict[str, Any]:
     if not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
     if nifti.is_nifti_name(path):
-        return _inspect_nifti(path)
+        return Inspection(_inspect_nifti(path))
     from segmate_cli import dicom
 
-    return _describe_dicom(dicom.find_series(path))
-
-
-def as_text(found: dict[str, Any]) -> str:
-    """The same for people: one ``name: value`` a line, lists indented."""
-    return "\n".join(_lines(found, 0)) + "\n"
+    finding = dicom.find_series(path)
+    overview = dicom.series_table(finding.series) if finding.series else ""
+    return Inspection(_describe_dicom(finding), overview)
 
 
 def _inspect_nifti(path: Path) -> dict[str, Any]:
@@ -70,30 +90,42 @@ def _inspect_nifti(path: Path) -> dict[str, Any]:
 def _describe_dicom(finding: Finding) -> dict[str, Any]:
     from segmate_cli import dicom
 
+    taken = None
     try:
-        chosen = dicom.choose_series(finding)
-        would = f"segment series {chosen.number}"
+        choice = dicom.choose(finding)
+        taken, would = choice.series, f"take {choice.note}"
+    except AmbiguousSeriesError:
+        would = "ask for --series: several CT series fit, and none is clearly the best"
     except SegmateError as error:
-        would = (
-            f"refuse: {error}"
-            if not isinstance(error, AmbiguousSeriesError)
-            else ("ask for --series: several CT series fit")
-        )
+        would = f"refuse: {error}"
+    in_series = sum(len(each.slices) for each in finding.series)
     return {
         "path": str(finding.path),
         "kind": "dicom",
-        "series": [_describe_series(each) for each in finding.series],
+        "files": {
+            "in_series": in_series,
+            "not_dicom": len(finding.not_dicom),
+            "skipped": len(finding.skipped),
+        },
+        "series": [_describe_series(each, each is taken) for each in finding.series],
         "not_dicom": list(finding.not_dicom),
         "skipped": [{"file": name, "reason": reason} for name, reason in finding.skipped],
         "predict_would": would,
     }
 
 
-def _describe_series(series: SeriesInfo) -> dict[str, Any]:
+def _describe_series(series: SeriesInfo, taken: bool) -> dict[str, Any]:
+    from segmate_cli import dicom
+
+    score = dicom.score(series)
     return {
         "number": series.number,
+        "taken": taken,
+        "score": score.points,
+        "reasons": list(score.reasons),
         "kind": series.kind,
         "series_uid": series.series_uid,
+        "series_number": series.series_number,
         "modality": series.modality,
         "description": series.description,
         "body_part": series.body_part,
@@ -103,8 +135,9 @@ def _describe_series(series: SeriesInfo) -> dict[str, Any]:
         "slices": len(series.slices),
         "rows": series.rows,
         "columns": series.columns,
-        "spacing_kji_mm": series.spacing_mm and [round(size, 4) for size in series.spacing_mm],
+        "orientation": series.plane,
         "directions_kji": series.directions and "".join(series.directions),
+        "spacing_kji_mm": series.spacing_mm and [round(size, 4) for size in series.spacing_mm],
         "coverage_mm": series.coverage_mm and round(series.coverage_mm, 2),
         "thickness_mm": series.thickness_mm,
         "gaps": [
@@ -113,8 +146,11 @@ def _describe_series(series: SeriesInfo) -> dict[str, Any]:
         ],
         "doubles_mm": [round(at, 3) for at in series.doubles_mm],
         "tilt_deg": series.tilt_deg and round(series.tilt_deg, 3),
-        "transfer_syntaxes": list(series.transfer_syntaxes),
+        "transfer_syntaxes": [
+            f"{dicom.SYNTAX_NAMES.get(uid, 'unknown')} ({uid})" for uid in series.transfer_syntaxes
+        ],
         "problems": list(series.problems),
+        _ONLY_JSON: list(series.files),
     }
 
 
@@ -136,6 +172,8 @@ def _lines(found: Any, depth: int) -> list[str]:
     pad = "  " * depth
     lines = []
     for name, value in found.items():
+        if name == _ONLY_JSON:
+            continue
         if isinstance(value, dict):
             lines += [f"{pad}{name}:", *_lines(value, depth + 1)]
         elif isinstance(value, list) and any(isinstance(each, dict) for each in value):

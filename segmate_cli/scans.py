@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,12 +37,12 @@ def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False
 
     Args:
         path: A NIfTI file, a folder of DICOM files, one DICOM file, or a .zip of them.
-        series: SeriesInstanceUID or number in the list, for DICOM with several CT series.
+        series: Which one, for DICOM with several CT series; see ``dicom.choose``.
         assume_ras: See ``nifti.open_nifti``.
 
     Raises:
         InputError: There is none, or it cannot be used.
-        AmbiguousSeriesError: There are several and none was chosen.
+        AmbiguousSeriesError: There are several and none is clearly the best.
     """
     if not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
@@ -51,8 +52,8 @@ def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False
     from segmate_cli import dicom
 
     finding = dicom.find_series(path)
-    chosen = dicom.choose_series(finding, series)
-    return dicom.as_scan(finding, chosen)
+    choice = dicom.choose(finding, series)
+    return dataclasses.replace(dicom.as_scan(finding, choice.series), notes=(choice.note,))
 
 
 def load(path: str | Path, *, series: str | None = None, assume_ras: bool = False) -> Volume:

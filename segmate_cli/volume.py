@@ -98,12 +98,14 @@ class Scan:
             may raise InputError. Can be called again.
         source: The file or series.
         warnings: As in Volume.
+        notes: What a user may want to know, such as why this series was taken.
     """
 
     geometry: Geometry
     planes: Callable[[], Iterator[Hounsfield]]
     source: Source | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def read(self) -> Volume:
         """Read all voxels into memory."""

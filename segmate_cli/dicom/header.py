@@ -1,12 +1,14 @@
 """What segmate wants to know of one DICOM file, read without its pixels.
 
-Only the attributes named here are ever parsed: a patient's name, id or birth date is skipped in
-the stream, so that no message, log or traceback can hold one.
+Only the attributes named here are ever parsed. The patient's name, id and birth date are read for
+one purpose, to take them out of descriptions that staff typed; a `Header` holds none of them, so
+that no message, log or traceback can.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -81,7 +83,15 @@ _TAGS = {
     "ModalityLUTSequence": 0x00283000,
     **_BINARY,
 }
-_WANTED = frozenset(_TAGS.values())
+# Only to mask them; see `Parsed.text`.
+_NAMING = {
+    "PatientName": 0x00100010,
+    "PatientID": 0x00100020,
+    "PatientBirthDate": 0x00100030,
+}
+_MASK = "***"
+_WHOLE_WORD, _ANYWHERE = 2, 4
+_WANTED = frozenset((*_TAGS.values(), *_NAMING.values()))
 _META_TAGS = {
     "MediaStorageSOPClassUID": 0x00020002,
     "MediaStorageSOPInstanceUID": 0x00020003,
@@ -247,9 +257,24 @@ class Parsed:
         value = self.raw(keyword)
         if keyword in _META_OF and not value.strip(b"\0 "):
             value = self.meta.get(_META_TAGS[_META_OF[keyword]], b"")
+        text = "\\".join(part.strip("\0 ") for part in self._decoded(value).split("\\"))
+        return printable(self._masked(text) if keyword == "SeriesDescription" else text, most=64)
+
+    def _decoded(self, value: bytes) -> str:
         charset = self.raw("SpecificCharacterSet").decode("latin-1").split("\\")[0].strip()
-        parts = value.decode(_CHARSETS.get(charset, "latin-1"), "replace").split("\\")
-        return printable("\\".join(part.strip("\0 ") for part in parts), most=64)
+        return value.decode(_CHARSETS.get(charset, "latin-1"), "replace")
+
+    def _masked(self, text: str) -> str:
+        """Text without what names the patient: parts of the name, the id, the birth date."""
+        naming = {tag: self._decoded(self.data.get(tag, b"")) for tag in _NAMING.values()}
+        parts = set(re.split(r"[\W\d_]+", naming[_NAMING["PatientName"]]))
+        parts |= {naming[_NAMING[key]].strip("\0 ") for key in ("PatientID", "PatientBirthDate")}
+        for part in sorted(parts, key=len, reverse=True):
+            if len(part) >= _WHOLE_WORD:
+                # A short part may be a syllable of any word.
+                edge = "" if len(part) >= _ANYWHERE else r"\b"
+                text = re.sub(edge + re.escape(part) + edge, _MASK, text, flags=re.IGNORECASE)
+        return text
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
         """Exactly ``count`` finite numbers of a text attribute, or None."""

@@ -10,6 +10,7 @@ from segmate_cli.dicom.header import Header
 from segmate_cli.dicom.stack import (
     Gap,
     mixed,
+    plane_of,
     stack_of,
     step_mm,
     steps_of,
@@ -22,10 +23,12 @@ from segmate_cli.geometry import Geometry
 
 IMAGE, DERIVED, MULTI_FRAME = "image", "derived image", "multi-frame image"
 LOCALIZER, SECONDARY, PICTURE = "localizer", "secondary capture", "colour picture"
-SINGLE, NO_IMAGE = "single slice", "no image"
+SINGLE, NO_IMAGE, DOSE_REPORT = "single slice", "no image", "dose report"
+ONE_PLACE = "series of images at one place"
 
 _ENHANCED_CLASSES = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}
 _SECONDARY_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+_DOSE_CLASSES = {"1.2.840.10008.5.1.4.1.1.88.67", "1.2.840.10008.5.1.4.1.1.88.76"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class SeriesInfo:
         number: Its row in the table of ``segmate inspect``, from 1.
         kind: What it is: "image", "localizer", "secondary capture", "other modality" ...
         spacing_mm: (k, j, i) distances between voxel centres, where positions tell.
+        plane: "axial", "coronal", "sagittal", "oblique", or "" where positions do not tell.
         directions: Letters towards which (k, j, i) grow, as in ``segmate_cli.geometry``.
         positions_mm: Distinct positions of the slices along the normal, ascending.
         coverage_mm: From the first slice's outer face to the last one's.
@@ -63,6 +67,7 @@ class SeriesInfo:
     rows: int
     columns: int
     spacing_mm: tuple[float, float, float] | None
+    plane: str
     directions: tuple[str, str, str] | None
     positions_mm: tuple[float, ...]
     coverage_mm: float | None
@@ -116,6 +121,8 @@ def _series_key(header: Header) -> str:
 
 def _role(header: Header) -> str:
     """What a single file is, by its modality, class and image type."""
+    if header.sop_class_uid in _DOSE_CLASSES:
+        return DOSE_REPORT
     if header.modality != "CT":
         return f"other modality ({header.modality or 'not named'})"
     if header.rows < 1 or header.columns < 1:
@@ -143,6 +150,8 @@ def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
     if kind in (IMAGE, DERIVED) and len(headers) == 1:
         kind = SINGLE
     positions, gaps, doubles = steps_of(stack) if stack else ((), (), ())
+    if kind in (IMAGE, DERIVED) and len(positions) == 1:
+        kind = ONE_PLACE
     tilt = tilt_of(stack) if stack else None
     if stack and not problems and kind in (IMAGE, DERIVED):
         problems = uneven(stack, positions, gaps, doubles, tilt)
@@ -166,6 +175,7 @@ def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
         rows=first.rows,
         columns=first.columns,
         spacing_mm=_spacing(first, step),
+        plane=plane_of(stack) if stack else "",
         directions=geometry.directions if geometry else None,
         positions_mm=positions,
         coverage_mm=positions[-1] - positions[0] + step if step else None,

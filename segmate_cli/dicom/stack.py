@@ -36,6 +36,8 @@ _TILT_MM = 0.1
 # Sideways scatter of single slices, in pixels.
 _SIDEWAYS_PIXELS = 0.25
 _LISTED = 4
+# A gantry tilts by up to 30 degrees, and its slices are still called axial.
+_OBLIQUE_DEG = 31.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,14 @@ def stack_of(headers: Sequence[Header]) -> Stack:
     order = np.argsort(along, kind="stable")
     slices = tuple(headers[n] for n in order)
     return Stack(slices, normal, np.array([_position(one) for one in slices]), along[order])
+
+
+def plane_of(stack: Stack) -> str:
+    """Which way the slices are cut: axial, coronal, sagittal, or oblique beyond a gantry's tilt."""
+    axis = int(np.argmax(np.abs(stack.normal)))
+    if abs(stack.normal[axis]) < math.cos(math.radians(_OBLIQUE_DEG)):
+        return "oblique"
+    return ("sagittal", "coronal", "axial")[axis]
 
 
 def steps_of(stack: Stack) -> tuple[tuple[float, ...], tuple[Gap, ...], tuple[float, ...]]:

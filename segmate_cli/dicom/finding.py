@@ -1,0 +1,98 @@
+"""Look at every file under a path, headers only, and account for each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from segmate_cli.dicom.files import FileStore, open_store
+from segmate_cli.dicom.header import MALFORMED, Header, Rejected, read_header
+from segmate_cli.dicom.series import DERIVED, IMAGE, MULTI_FRAME, SeriesInfo, group_series
+
+# Parsing holds Python's lock; a few threads hide the latency of a network share.
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Everything that lies under a path; each file is in exactly one place.
+
+    Attributes:
+        path: What was looked at.
+        series: What DICOM says it holds, CT first, in the order of their numbers.
+        not_dicom: Names of files of other kinds.
+        skipped: (name, reason) of damaged files, DICOMDIRs, links, copies, empty files ...
+    """
+
+    path: Path
+    series: tuple[SeriesInfo, ...]
+    not_dicom: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def candidates(self) -> tuple[SeriesInfo, ...]:
+        """The stacks of CT slices, among which a choice is made."""
+        return tuple(one for one in self.series if one.kind in (IMAGE, DERIVED, MULTI_FRAME))
+
+
+def find_series(path: Path) -> Finding:
+    """Look at every file under ``path``, headers only.
+
+    Args:
+        path: A folder (with all below it, whatever the names), a .zip, or one DICOM file.
+
+    Raises:
+        UnreadableError: ``path`` does not exist, cannot be opened, or is a damaged .zip.
+        InputError: a .zip that is not safe to read; too many files.
+    """
+    with open_store(path) as store:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            results = list(pool.map(lambda name: read_header(store, name), store.names))
+        headers = [one for one in results if isinstance(one, Header)]
+        rejected = [one for one in results if isinstance(one, Rejected)]
+        headers, copies = _without_copies(store, headers)
+    skipped = [(one.file, one.reason) for one in rejected if one.is_dicom]
+    unreadable = [one for one in rejected if not one.is_dicom and one.reason != "not DICOM"]
+    skipped += [(one.file, one.reason) for one in unreadable]
+    not_dicom = [one.file for one in rejected if not one.is_dicom and one not in unreadable]
+    return Finding(
+        path,
+        group_series(headers),
+        tuple(not_dicom),
+        (*store.skipped, *skipped, *copies),
+    )
+
+
+def _without_copies(
+    store: FileStore, headers: Sequence[Header]
+) -> tuple[list[Header], list[tuple[str, str]]]:
+    """Leave out files that are another one byte for byte; equal UIDs alone are no proof."""
+    counts = Counter(header.sop_uid for header in headers)
+    kept: list[Header] = []
+    copies: list[tuple[str, str]] = []
+    first_of: dict[tuple[str, bytes], str] = {}
+    for header in headers:
+        if header.sop_uid and counts[header.sop_uid] > 1:
+            key = (header.sop_uid, _digest(store, header.file))
+            first = first_of.setdefault(key, header.file)
+            if first != header.file:
+                copies.append((header.file, f"a copy of {first}"))
+                continue
+        kept.append(header)
+    return kept, copies
+
+
+def _digest(store: FileStore, name: str) -> bytes:
+    """Hash of a file; of its name where it cannot be read, so that it equals no other."""
+    digest = hashlib.blake2b()
+    try:
+        with store.open(name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except MALFORMED:
+        return name.encode("utf-8", "replace")
+    return digest.digest()
