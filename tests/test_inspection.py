@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 
 from conftest import SHARED, needs_shared
-from dicom_maker import JPEG_2000_LOSSLESS, PATIENT, Recipe, make_series
+from dicom_maker import PATIENT, RLE, Recipe, make_series
 
 SMALL = Recipe(shape=(8, 4, 4), step_mm=2.0)
 
 
 def a_study(folder):
-    thin = SMALL.but(series=2, syntax=JPEG_2000_LOSSLESS, tags={"ContrastBolusAgent": "some"})
+    thin = SMALL.but(series=2, syntax=RLE, tags={"ContrastBolusAgent": "some"})
     make_series(folder / "thin", thin)
-    make_series(folder / "gap", SMALL.but(series=3, shape=(5, 4, 4), step_mm=5.0, leave_out=(2,)))
+    make_series(folder / "gap", SMALL.but(series=3, shape=(5, 4, 4), step_mm=6.0, leave_out=(2,)))
     scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
     make_series(folder / "scout", SMALL.but(series=1, shape=(1, 4, 4), tags=scout))
     (folder / "notes.txt").write_text("no image")
@@ -40,7 +40,7 @@ def test_json_has_everything(tmp_path, run):
     assert thin["kernel"] == "B30f"
     assert thin["body_part"] == "ABDOMEN"
     assert thin["coverage_mm"] == 16.0
-    assert thin["transfer_syntaxes"] == [f"JPEG 2000 lossless ({JPEG_2000_LOSSLESS})"]
+    assert thin["transfer_syntaxes"] == [f"RLE ({RLE})"]
     assert len(gap["gaps"]) == 1
     assert "series 2 (made 2), 8 slices" in found["predict_would"]
 
@@ -94,5 +94,5 @@ def test_petct_asks_then_reads_each_and_names_what_is_no_dicom(tmp_path, run, ti
         code, _, err = run("predict", path, *options, "--series", wanted)
         assert code == 0, err
         sidecar = json.loads((tmp_path / "labels.json").read_text())
-        read.append(sidecar["input"]["series_uid"])
+        read.append(sidecar["input"]["dicom"]["series_uid"])
     assert read == [*uids, *uids]
