@@ -18,14 +18,15 @@ from segmate_cli.volume import Labels, Volume
 if TYPE_CHECKING:
     from segmate_cli.dicom.reference import SegOptions
     from segmate_cli.engines import LoadedModel
+    from segmate_cli.guard import MemoryGuard
     from segmate_cli.pipeline import PredictOptions
 
 
 def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
-    from segmate_cli import pipeline, report, scans, sidecar
+    from segmate_cli import pipeline, scans, sidecar
+    from segmate_cli.guard import MemoryGuard
 
-    style: console.ProgressStyle = "none" if args.quiet else args.progress
     path, outputs = Path(args.scan), [Path(name) for name in args.output]
     options = pipeline.PredictOptions(
         organs=args.organs, check_hu=not args.no_hu_check, **_engine_options(args)
@@ -34,21 +35,37 @@ def predict(args: Namespace) -> ExitCode:
     seg = _seg_options(args, outputs)
     if args.itksnap:
         files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
+    with MemoryGuard(memory.resolve_cap(options.memory_cap_bytes)) as guard:
+        return _predict(args, options, outputs, seg, guard)
+
+
+def _predict(
+    args: Namespace,
+    options: PredictOptions,
+    outputs: list[Path],
+    seg: SegOptions | None,
+    guard: MemoryGuard,
+) -> ExitCode:
+    from segmate_cli import pipeline, report, scans, sidecar
+
+    style: console.ProgressStyle = "none" if args.quiet else args.progress
     watch = pipeline.Stopwatch()
     with watch.stage("load_model"):
-        model = _load_under_cap(args, options)
+        model = _load_under_cap(args, options, guard.cap)
+    guard.limit_allocations()
     pipeline.select_values(model.manifest, options.organs)
     _say(args, f"{model.manifest.title} ({model.runner.description})")
     written: list[Path] = []
     try:
         with console.progress(style) as progress:
             with watch.stage("find"):
+                path = Path(args.scan)
                 scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
                 for note in scan.notes:
                     _say(args, note)
-                cap = options.memory_cap_bytes
+                cap = guard.cap.size_bytes
                 warnings = scans.seg_reference(scan, seg, cap).warnings if seg else ()
-            labels = pipeline.segment(scan, model, options, progress)
+            labels = pipeline.segment(scan, model, options, progress, guard)
             spent = watch.seconds
             for output in scans.save_all(labels, outputs, args.overwrite, seg=seg, seconds=spent):
                 written.append(output)
@@ -70,9 +87,10 @@ def plan(args: Namespace) -> ExitCode:
     from segmate_cli.plan import as_text
 
     options = pipeline.PredictOptions(**_engine_options(args))
-    model = _load_under_cap(args, options)
+    cap = memory.resolve_cap(options.memory_cap_bytes)
+    model = _load_under_cap(args, options, cap)
     scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
-    made = pipeline.plan_for(scan, model, options)
+    made = pipeline.plan_for(scan, model, options, cap)
     if args.format == "json":
         print(json.dumps(made.as_dict(), indent=2))
     else:
@@ -92,16 +110,18 @@ def _engine_options(args: Namespace) -> dict[str, Any]:
     }
 
 
-def _load_under_cap(args: Namespace, options: PredictOptions) -> LoadedModel:
+def _load_under_cap(args: Namespace, options: PredictOptions, cap: memory.Cap) -> LoadedModel:
     """The model; MemoryCapError before it is loaded where the cap does not even hold that."""
     from segmate_cli import pipeline, scans
     from segmate_cli.bundle import open_bundle
     from segmate_cli.plan import fits_to_load
 
     bundle = open_bundle(args.model)
-    if not fits_to_load(bundle, memory.resolve_cap(options.memory_cap_bytes)):
+    if not fits_to_load(bundle, cap):
         scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
-        pipeline.plan_for(scan, bundle, options)  # raises, and names the least cap for this scan
+        pipeline.plan_for(
+            scan, bundle, options, cap
+        )  # raises, and names the least cap for this scan
     return pipeline.ensure_loaded(bundle, options)
 
 

@@ -18,6 +18,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 # Of what is free, this much is taken where nobody says: other programs want to live, too.
 _DEFAULT_SHARE = 0.8
+_most_seen_bytes = 0
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -53,22 +54,56 @@ def human(size: float) -> str:
 
 def resident_bytes() -> int:
     """Memory that this process holds now (0 where the system does not say)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return _resident_bytes("self")
+
+
+def total_bytes() -> int:
+    """Memory that this process and its children hold now; ``peak_bytes`` remembers it.
+
+    What children share with it counts twice: rather too much than too little.
+    """
+    global _most_seen_bytes
+    total = resident_bytes() + sum(map(_resident_bytes, _children()))
+    _most_seen_bytes = max(_most_seen_bytes, total)
+    return total
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held (0 where the system does not say)."""
+    """The most memory that this process has held (0 where the system does not say).
+
+    Children count as far as ``total_bytes`` has seen them, since no system adds them up.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return 0
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(_most_seen_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def data_bytes() -> int:
+    """Address space of this process's own data, touched or not (0 where nobody says)."""
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    match = re.search(r"^VmData:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def limit_data(size_bytes: int) -> tuple[int, int] | None:
+    """Let the system refuse data over a size; what was the limit, or None where it cannot."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    most = before[1]
+    wanted = size_bytes if most == resource.RLIM_INFINITY else min(size_bytes, most)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+    return before
 
 
 def give_back_free_pages() -> None:
@@ -107,6 +142,24 @@ def resolve_cap(asked_bytes: int | None = None) -> Cap:
         f"{human(asked_bytes)}."
     )
     return Cap(limits[least], f"what {least} leaves free", warning)
+
+
+def _resident_bytes(process: str) -> int:
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError):  # it has ended, or there is no /proc
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _children() -> list[str]:
+    """Process numbers of the children, such as those that decode DICOM."""
+    found: list[str] = []
+    with contextlib.suppress(OSError):  # no /proc
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # the thread has ended
+                found += (task / "children").read_text().split()
+    return found
 
 
 def _meminfo_available() -> int | None:

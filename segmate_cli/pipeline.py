@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli import memory, organs
+from segmate_cli import organs
 from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, Preprocessing, open_bundle
 from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
 from segmate_cli.engines import EngineChoice, FloatArray, LoadedModel, load_model
 from segmate_cli.errors import ModelError
 from segmate_cli.geometry import Geometry
+from segmate_cli.guard import Batches, MemoryGuard, ensure_guarded
 from segmate_cli.hounsfield import HuCensus, check_hu
+from segmate_cli.memory import Cap, resolve_cap
 from segmate_cli.organs import Organ
 from segmate_cli.plan import Plan, make_plan, padded_shape
 from segmate_cli.resample import ModelGrid
@@ -152,8 +154,11 @@ def segment(
     model: LoadedModel | Bundle | str | Path = DEFAULT_MODEL,
     options: PredictOptions | None = None,
     progress: Progress = no_progress,
+    guard: MemoryGuard | None = None,
 ) -> GridLabels:
     """Segment a scan as its slices come; arguments and errors as ``predict``.
+
+    ``guard`` is one that already watches this process; without it there is one for this call.
 
     In memory are the slices in use, one batch, and the labels on the model's grid. A scan whose
     stored slices lie across the model's (coronal or sagittal storage) is read as a whole first.
@@ -164,9 +169,11 @@ def segment(
         loaded = ensure_loaded(model, options)
     wanted = select_values(loaded.manifest, options.organs)
     grid = ModelGrid.fit(scan.geometry, loaded.manifest.preprocessing)
-    plan = plan_for(scan, loaded, options)
+    plan = plan_for(scan, loaded, options, guard.cap if guard else None)
     tap = ScanTap(scan, grid, watch)
-    on_grid, position = _two_pass(tap, loaded, grid, plan.batch_size, watch, progress)
+    with ensure_guarded(guard, plan.cap) as on_watch:
+        batches = Batches(plan.batch_size, on_watch)
+        on_grid, position = _two_pass(tap, loaded, grid, batches, watch, progress)
     cap_warning = () if plan.cap.warning is None else (plan.cap.warning,)
     warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
@@ -231,15 +238,15 @@ def ensure_loaded(model: LoadedModel | Bundle | str | Path, options: PredictOpti
     return load_model(bundle, engine=options.engine, device=options.device, threads=options.threads)
 
 
-def plan_for(scan: Scan, model: LoadedModel | Bundle, options: PredictOptions) -> Plan:
-    """The plan of a run with these options; errors as ``make_plan``."""
-    return make_plan(
-        scan,
-        model,
-        memory.resolve_cap(options.memory_cap_bytes),
-        batch_size=options.batch_size,
-        threads=options.threads,
-    )
+def plan_for(
+    scan: Scan, model: LoadedModel | Bundle, options: PredictOptions, cap: Cap | None = None
+) -> Plan:
+    """The plan of a run with these options; errors as ``make_plan``.
+
+    ``cap`` is the one that the options ask for, where that has been resolved before.
+    """
+    cap = cap or resolve_cap(options.memory_cap_bytes)
+    return make_plan(scan, model, cap, batch_size=options.batch_size, threads=options.threads)
 
 
 def select_values(manifest: Manifest, words: Sequence[str] | None) -> tuple[int, ...]:
@@ -270,14 +277,14 @@ def _two_pass(
     tap: ScanTap,
     loaded: LoadedModel,
     grid: ModelGrid,
-    batch_size: int,
+    batches: Batches,
     watch: Stopwatch,
     progress: Progress,
 ) -> tuple[Uint8Array, dict[str, object]]:
     """Labels on the model's grid, and how the slice position was known."""
     rule = loaded.manifest.preprocessing.slice_position
     unknown = np.full(grid.shape[0], -1.0, dtype=np.float32)
-    labels = _one_pass(tap, loaded, grid, batch_size, unknown, watch, progress)
+    labels = _one_pass(tap, loaded, grid, batches, unknown, watch, progress)
     if rule == "none":
         return labels, {"rule": rule}
     least_ml = loaded.manifest.preprocessing.slice_position_min_ml
@@ -287,7 +294,7 @@ def _two_pass(
         return labels, {"rule": rule, "first": None, "last": None}
     first, last = int(found[0]), int(found[-1])
     known = np.clip((np.arange(grid.shape[0]) - first) / (last - first), 0.0, 1.0)
-    labels = _one_pass(tap, loaded, grid, batch_size, known.astype(np.float32), watch, progress)
+    labels = _one_pass(tap, loaded, grid, batches, known.astype(np.float32), watch, progress)
     return labels, {"rule": rule, "first": first, "last": last}
 
 
@@ -295,7 +302,7 @@ def _one_pass(
     tap: ScanTap,
     loaded: LoadedModel,
     grid: ModelGrid,
-    batch_size: int,
+    batches: Batches,
     positions: FloatArray,
     watch: Stopwatch,
     progress: Progress,
@@ -309,18 +316,23 @@ def _one_pass(
     inputs = _inputs(tap, grid, manifest.preprocessing, watch)
     stacks = zip(grid.order(), neighbour_stacks(inputs, steps), strict=True)
     done = 0
-    while batch := list(itertools.islice(stacks, batch_size)):
+    while batch := list(itertools.islice(stacks, batches.size)):
         slices = [n for n, _ in batch]
+        at = positions[slices] if takes_position else None
         with watch.stage("network"):
-            at = positions[slices] if takes_position else None
-            logits = loaded.runner.run(np.stack([stack for _, stack in batch]), at)
-        with watch.stage("labels"):
-            if not np.isfinite(logits).all():
-                raise ModelError("the network gave values that are no numbers for this scan.")
-            out[slices] = decide(logits[:, :, : grid.shape[1], : grid.shape[2]], manifest)
+            runs = batches.run(loaded.runner, np.stack([stack for _, stack in batch]), at)
+            for part, logits in runs:
+                with watch.stage("labels"):
+                    out[slices[part]] = _labels_of(logits, grid, manifest)
         done += len(batch)
         progress("segment", done, grid.shape[0])
     return out
+
+
+def _labels_of(logits: FloatArray, grid: ModelGrid, manifest: Manifest) -> Uint8Array:
+    if not np.isfinite(logits).all():
+        raise ModelError("the network gave values that are no numbers for this scan.")
+    return decide(logits[:, :, : grid.shape[1], : grid.shape[2]], manifest)
 
 
 def _inputs(

@@ -21,7 +21,7 @@ LAYERS = (
     ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),
     ("bundle", "label_table", "volume", "dicom.decode"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample"),
-    ("dicom.header", "report", "sidecar", "convert", "plan"),
+    ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("dicom.stack", "pipeline"),
     ("dicom.series",),
     ("dicom.finding", "dicom.pixels", "dicom.scoring"),
