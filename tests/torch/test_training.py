@@ -21,7 +21,9 @@ for folder in (ROOT, ROOT / "examples"):
 import nibabel as nib  # noqa: E402
 from phantom import make_phantom  # noqa: E402
 
-from training import prepare, pseudo, validate  # noqa: E402
+from segmate_cli.export import open_onnx  # noqa: E402
+from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint  # noqa: E402
+from training import from_bundle, prepare, pseudo, validate  # noqa: E402
 from training.augment import Augmentation, draw_crop, swap_sides  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
 from training.losses import segmentation_loss, targets_and_weights  # noqa: E402
@@ -37,10 +39,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two coarse phantoms, stored as RAS NIfTI as the sources are, and prepared."""
     root = tmp_path_factory.mktemp("sources")
     for seed, name in ((11, "one"), (12, "two")):
-        phantom = make_phantom(seed, (8.0, 4.0, 4.0))
+        phantom = make_phantom(seed, (8.0, 4.5, 4.5))
         folder = root / "train" / name
         folder.mkdir(parents=True)
-        affine = np.diag([4.0, 4.0, 8.0, 1.0])
+        affine = np.diag([4.5, 4.5, 8.0, 1.0])
         for file, volume in (("ct", phantom.hu), ("labels", phantom.labels)):
             ras = np.ascontiguousarray(volume[:, ::-1, ::-1].transpose(2, 1, 0))
             nib.save(nib.Nifti1Image(ras, affine), folder / f"{file}.nii.gz")
@@ -72,10 +74,10 @@ def made_case(labels: np.ndarray, known: np.ndarray) -> Case:
 
 def test_prepared_volumes_keep_axes_and_labels(cache: Path) -> None:
     case = load_case(cache / "one")
-    phantom = make_phantom(11, (8.0, 4.0, 4.0))
+    phantom = make_phantom(11, (8.0, 4.5, 4.5))
     assert case.hu.shape[0] == phantom.hu.shape[0]
-    assert np.array_equal(case.labels[:, ::2, ::2] == 8, phantom.labels == 8)
-    assert np.abs(case.hu[:, ::2, ::2] - phantom.hu).max() <= 1
+    assert np.array_equal(case.labels[:, ::3, ::3] == 8, phantom.labels == 8)
+    assert np.abs(case.hu[:, ::3, ::3] - phantom.hu).max() <= 1
     left = np.nonzero(case.labels == 1)[2].mean()
     assert left > np.nonzero(case.labels == 2)[2].mean()
 
@@ -91,11 +93,13 @@ def test_nothing_is_known_beyond_a_contour_that_was_cut_short() -> None:
     labels = np.zeros((40, 4, 4), dtype=np.uint8)
     labels[10:30, 1, 1] = 7
     labels[20:35, 2, 2] = 3
-    info = {"id": "segthor99", "labels": {"aorta": 7, "trachea": 3}}
+    labels[12:35, 2, 1] = 4
+    info = {"id": "segthor99", "labels": {"aorta": 7, "trachea": 3, "esophagus": 4}}
     known = known_rows(info, labels, 3.0)
     assert (known[:10, ORGANS.index("aorta")] == Known.NO).all()
     assert (known[10:, ORGANS.index("aorta")] == Known.HAND).all()
-    assert (known[35:, ORGANS.index("trachea")] == Known.NO).all()
+    assert (known[35:, ORGANS.index("esophagus")] == Known.NO).all()
+    assert (known[35:, ORGANS.index("trachea")] == Known.HAND).all()
     assert (known[30:, ORGANS.index("liver")] == Known.ABSENT).all()
 
 
@@ -198,3 +202,16 @@ def test_a_perfect_prediction_scores_one(cache: Path) -> None:
     scores = validate.score_case(case, np.array(case.labels))
     assert [score.dice for score in scores] == [1.0, 1.0, 1.0]
     assert all(score.swapped_ml == 0 for score in scores)
+
+
+def test_training_goes_on_from_the_weights_that_are_committed(tmp_path):
+    fresh = build_network(NetworkConfig(encoder="tf_efficientnet_lite0", organs=11, slices=3))
+    torch.save({"model_state": fresh.state_dict()}, tmp_path / "heads.pth")
+    bundle = ROOT / "weights" / "default"
+    from_bundle.main([str(bundle), str(tmp_path / "heads.pth"), str(tmp_path / "taken.pth")])
+    network, _ = network_from_checkpoint(tmp_path / "taken.pth")
+    slices = torch.linspace(-1, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
+    with torch.no_grad():
+        logits = network.eval()(slices).logits.numpy()
+    expected = open_onnx(bundle / "model.onnx")(slices.numpy(), None)
+    assert np.abs(logits - expected).max() < 1e-3 * expected.std()
