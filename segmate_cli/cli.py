@@ -90,7 +90,11 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         *("-o", "--output"),
         action="append",
         required=True,
-        help="label map: .nii.gz, .nii, or .dcm for a DICOM SEG; more than one with -o again",
+        help="label map: .nii.gz, .nii, or .dcm for a DICOM SEG, an RTSTRUCT where the name "
+        "contains rtstruct or rtss; more than one with -o again",
+    )
+    add.add_argument(
+        "--format", choices=("nifti", "seg", "rtstruct"), help="of one output, whatever its name"
     )
     add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
     _add_engine(add)
@@ -220,7 +224,7 @@ def _add_scan(add: argparse.ArgumentParser) -> None:
 
 
 def _add_seg(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("DICOM SEG (needs [dicom])")
+    add = parser.add_argument_group("DICOM SEG and RTSTRUCT (need [dicom])")
     add.add_argument(
         "--seg-type",
         choices=("binary", "labelmap"),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from segmate_cli import __version__, console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
-from segmate_cli.volume import Labels, Volume
 
 if TYPE_CHECKING:
     from segmate_cli.dicom.reference import SegOptions
@@ -31,7 +30,7 @@ def predict(args: Namespace) -> ExitCode:
     options = pipeline.PredictOptions(
         organs=args.organs, check_hu=not args.no_hu_check, **_engine_options(args)
     )
-    scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=(path,))
+    scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=(path,), kind=args.format)
     seg = _seg_options(args, outputs)
     if args.itksnap:
         files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
@@ -67,7 +66,9 @@ def _predict(
                 warnings = scans.seg_reference(scan, seg, cap).warnings if seg else ()
             labels = pipeline.segment(scan, model, options, progress, guard)
             spent = watch.seconds
-            for output in scans.save_all(labels, outputs, args.overwrite, seg=seg, seconds=spent):
+            for output in scans.save_all(
+                labels, outputs, args.overwrite, seg=seg, seconds=spent, kind=args.format
+            ):
                 written.append(output)
             progress("write", 1, 1)
     finally:
@@ -126,18 +127,20 @@ def _load_under_cap(args: Namespace, options: PredictOptions, cap: memory.Cap) -
 
 
 def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:
-    """How the DICOM SEG is to be written; None where none is asked for."""
+    """How DICOM objects are to be written; None where none is asked for."""
     from segmate_cli import scans
 
     given = (args.seg_type, args.seg_compress, args.reference_dicom, args.uid_root)
-    if not any(map(scans.is_seg_name, outputs)):
-        if any(given):
-            raise UsageError(
-                "--seg-type, --seg-compress, --reference-dicom and --uid-root are about a DICOM "
-                "SEG; ask for one with -o seg.dcm."
-            )
+    kinds = {scans.kind_of(path, args.format) for path in outputs} - {"nifti"}
+    if any(given if not kinds else given[:2] if "seg" not in kinds else ()):
+        raise UsageError(
+            "--seg-type, --seg-compress, --reference-dicom and --uid-root are about a DICOM SEG "
+            "(the last two about an RTSTRUCT as well); ask for one with -o seg.dcm."
+        )
+    if not kinds:
         return None
-    scans.check_seg_writer()
+    for kind in kinds:
+        scans.check_writer(kind)
     from segmate_cli.dicom.reference import SegOptions
     from segmate_cli.dicom.uids import check_root
 
@@ -155,7 +158,6 @@ def report(args: Namespace) -> ExitCode:
     """``segmate report``."""
     from segmate_cli import report as reports
     from segmate_cli import scans
-    from segmate_cli.measurement import measure
 
     paths = [Path(name) for name in args.labels or _paths_from_stdin()]
     if args.ct and len(paths) > 1:
@@ -169,8 +171,10 @@ def report(args: Namespace) -> ExitCode:
         raise UsageError("--uid-root is about a DICOM SR; ask for one with --format dicom-sr.")
     table = []
     for path in paths:
-        labels = scans.load_labels(path, args.table)
-        table += reports.rows(str(path), measure(labels, _ct_of(labels, args), args.organs))
+        stats = scans.measure_path(
+            path, table=args.table, ct=args.ct, series=args.series, organs=args.organs
+        )
+        table += reports.rows(str(path), stats)
     _deliver(reports.render(table, args.format), output)
     return ExitCode.DONE
 
@@ -181,30 +185,20 @@ def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitC
 
     if output is None or len(paths) != 1:
         raise UsageError("a DICOM SR is of one DICOM SEG, and a file; give -o sr.dcm.")
-    if not scans.is_seg_name(paths[0]):
+    if not scans.is_dicom_name(paths[0]):
         raise UsageError(
             f"{paths[0]}: a DICOM SR refers to the segments of a DICOM SEG; give the one of the "
             "same run (predict -o labels.nii.gz -o seg.dcm)."
         )
-    scans.check_seg_writer()
+    scans.check_writer("seg")
     from segmate_cli.dicom.sr import write_sr
 
     labels = scans.load_labels(paths[0], args.table)
-    stats = measure(labels, _ct_of(labels, args), args.organs)
+    ct = scans.load_ct(labels, args.ct, args.series) if args.ct else None
+    stats = measure(labels, ct, args.organs)
     write_sr(stats, labels.organs, paths[0], output, args.uid_root)
     print(output)
     return ExitCode.DONE
-
-
-def _ct_of(labels: Labels, args: Namespace) -> Volume | None:
-    """The scan for HU; of DICOM with several series the one that a SEG names."""
-    from segmate_cli import scans
-    from segmate_cli.volume import DicomSource
-
-    if not args.ct:
-        return None
-    named = labels.source.series_uid if isinstance(labels.source, DicomSource) else None
-    return scans.load(args.ct, series=args.series or named)
 
 
 def evaluate(args: Namespace) -> ExitCode:

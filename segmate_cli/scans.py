@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from segmate_cli import files, memory, nifti, sidecar
 from segmate_cli.errors import (
@@ -22,12 +22,19 @@ from segmate_cli.errors import (
     UsageError,
 )
 from segmate_cli.label_table import read_label_table
+from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import foreign_organ
-from segmate_cli.volume import LabelMap, Labels, Scan, Volume
+from segmate_cli.volume import DicomSource, LabelMap, Labels, Scan, Volume
 
 if TYPE_CHECKING:
     from segmate_cli.dicom.reference import Reference, SegOptions
 
+OutputKind = Literal["nifti", "seg", "rtstruct"]
+
+# What an RTSTRUCT is called where people meet one; other .dcm files are SEG.
+_RTSTRUCT_NAMES = ("rtstruct", "rtss")
+_MODULES = {"seg": "highdicom", "rtstruct": "contourpy"}
+_TITLES = {"seg": "DICOM SEG and SR", "rtstruct": "RTSTRUCT"}
 # The labels, packed frames and their copies while writing: 3.2 measured for 300 slices, 11 organs.
 _SEG_BYTES_A_VOXEL = 4
 
@@ -74,7 +81,7 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
     path = Path(path)
     if not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file; check the path.")
-    if is_seg_name(path):
+    if is_dicom_name(path):
         from segmate_cli.dicom.seg_read import read_seg
 
         return read_seg(path, read_label_table(Path(table)) if table else None)
@@ -94,6 +101,45 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
     return Labels(labels.values, labels.geometry, full, labels.source)
 
 
+def measure_path(
+    path: Path,
+    *,
+    table: str | Path | None = None,
+    ct: str | Path | None = None,
+    series: str | None = None,
+    organs: Sequence[str] | None = None,
+) -> tuple[OrganStats, ...]:
+    """Measure the organs of a label map or RTSTRUCT in a file.
+
+    Args:
+        path: See ``load_labels``; or a DICOM RTSTRUCT.
+        table: What the values or ROI numbers mean; see ``load_labels``.
+        ct: The scan that was segmented, for HU.
+        series: Which series of it; by default the one that a DICOM object names.
+        organs: Names or aliases; by default all.
+
+    Raises:
+        InputError: A file that cannot be read, a CT that does not fit.
+        UnknownOrganError: An organ that the file does not have.
+    """
+    if is_dicom_name(path) and files.exists(path):
+        from segmate_cli.dicom import rtstruct_read
+
+        if rtstruct_read.is_rtstruct(path):
+            names = read_label_table(Path(table)) if table else None
+            found = rtstruct_read.read_rtstruct(path, names)
+            scan = load(ct, series=series or found.series_uid) if ct else None
+            return rtstruct_read.measure_structures(found, scan, organs)
+    labels = load_labels(path, table)
+    return measure(labels, load_ct(labels, ct, series) if ct else None, organs)
+
+
+def load_ct(labels: Labels, ct: str | Path, series: str | None = None) -> Volume:
+    """The scan of a label map; of DICOM with several series the one that a SEG names."""
+    named = labels.source.series_uid if isinstance(labels.source, DicomSource) else None
+    return load(ct, series=series or named)
+
+
 def save(
     labels: LabelMap,
     path: str | Path,
@@ -102,16 +148,18 @@ def save(
     seconds: dict[str, float] | None = None,
     seg: SegOptions | None = None,
     with_sidecar: bool = True,
+    kind: OutputKind | None = None,
 ) -> Path:
     """Write a label map and, beside it, its sidecar (``labels.nii.gz``, ``labels.json``).
 
     Args:
         labels: From ``predict`` or ``segment``.
-        path: A .nii or .nii.gz file, or .dcm for a DICOM SEG (needs the extra [dicom]).
+        path: A .nii or .nii.gz file, or .dcm for a DICOM SEG or RTSTRUCT (needs [dicom]).
         overwrite: Replace what is there.
         seconds: Time spent outside ``predict``, by stage; writing is added.
-        seg: How a DICOM SEG is written.
+        seg: How a DICOM SEG or RTSTRUCT is written.
         with_sidecar: Whether to write the sidecar.
+        kind: What to write; by default as ``kind_of`` tells by the name.
 
     Returns:
         The label map's path.
@@ -123,22 +171,32 @@ def save(
         NothingFoundError: A SEG without a single voxel, which is not written.
     """
     path = Path(path)
-    check_label_output(path, overwrite=overwrite, with_sidecar=with_sidecar)
+    kind = kind_of(path, kind)
+    check_label_output(path, overwrite=overwrite, with_sidecar=with_sidecar, kind=kind)
     start = time.perf_counter()
-    if is_seg_name(path):
-        check_seg_writer()
-        from segmate_cli.dicom import reference as dicom_reference
-        from segmate_cli.dicom import seg as dicom_seg
-
-        seg = seg or dicom_reference.SegOptions()
-        reference = dicom_reference.reference_for(labels.geometry, labels.source, seg)
-        digest = dicom_seg.write_seg(labels, path, reference, seg)
-    else:
+    if kind == "nifti":
         digest = nifti.write_labels(labels, path)
+    else:
+        digest = _save_dicom(labels, path, kind, seg)
     spent = {**(seconds or {}), "write": time.perf_counter() - start}
     if with_sidecar:
         _write_sidecar(labels, path, digest, spent)
     return path
+
+
+def _save_dicom(labels: LabelMap, path: Path, kind: OutputKind, seg: SegOptions | None) -> str:
+    check_writer(kind)
+    from segmate_cli.dicom import reference as dicom_reference
+
+    seg = seg or dicom_reference.SegOptions()
+    reference = dicom_reference.reference_for(labels.geometry, labels.source, seg)
+    if kind == "rtstruct":
+        from segmate_cli.dicom.rtstruct import write_rtstruct
+
+        return write_rtstruct(labels, path, reference, seg.uid_root)
+    from segmate_cli.dicom.seg import write_seg
+
+    return write_seg(labels, path, reference, seg)
 
 
 def _write_sidecar(labels: LabelMap, path: Path, digest: str, seconds: dict[str, float]) -> None:
@@ -157,45 +215,69 @@ def save_all(
     *,
     seconds: dict[str, float],
     seg: SegOptions | None,
+    kind: OutputKind | None = None,
 ) -> Iterator[Path]:
     """Write a label map to several files and yield each once it is there; see ``save``.
 
-    NIfTI comes first: it can say that nothing was found, which a DICOM SEG cannot.
+    NIfTI comes first: it can say that nothing was found, which DICOM objects cannot.
     """
-    for path in sorted(paths, key=is_seg_name):
-        own = has_sidecar(path, paths)
-        yield save(labels, path, overwrite=overwrite, seconds=seconds, seg=seg, with_sidecar=own)
+    for path in sorted(paths, key=lambda each: kind_of(each, kind) != "nifti"):
+        own = has_sidecar(path, paths, kind)
+        yield save(
+            labels, path, overwrite=overwrite, seconds=seconds, seg=seg, with_sidecar=own, kind=kind
+        )
 
 
-def is_seg_name(path: Path) -> bool:
+def kind_of(path: Path, given: OutputKind | None = None) -> OutputKind:
+    """What a label map of this name is: as given, else by its suffix.
+
+    A .dcm file is an RTSTRUCT where its name contains "rtstruct" or "rtss", and a SEG otherwise.
+
+    Raises:
+        UsageError: The suffix is none of a label map's.
+    """
+    if given is not None:
+        return given
+    if nifti.is_nifti_name(path):
+        return "nifti"
+    if not is_dicom_name(path):
+        raise UsageError(
+            f"{path}: unknown suffix; label maps are written as .nii, .nii.gz or .dcm (DICOM SEG; "
+            "RTSTRUCT where the name contains rtstruct or rtss)."
+        )
+    named = any(word in path.name.lower() for word in _RTSTRUCT_NAMES)
+    return "rtstruct" if named else "seg"
+
+
+def is_dicom_name(path: Path) -> bool:
     """Whether the name ends in .dcm, in any case."""
     return path.suffix.lower() == ".dcm"
 
 
-def check_seg_writer() -> None:
-    """Refuse to go on without what writes DICOM SEG.
+def check_writer(kind: OutputKind) -> None:
+    """Refuse to go on without what writes DICOM objects of a kind.
 
     Raises:
-        EngineMissingError: highdicom is not installed.
+        EngineMissingError: It is not installed.
     """
     import importlib.util
 
-    if importlib.util.find_spec("highdicom") is None:
+    module = _MODULES.get(kind)
+    if module is not None and importlib.util.find_spec(module) is None:
         raise EngineMissingError(
-            "DICOM SEG and SR need highdicom; pip install 'segmate-cli[dicom]'."
+            f"{_TITLES[kind]} need {module}; pip install 'segmate-cli[dicom]'."
         )
 
 
 def seg_reference(scan: Scan, seg: SegOptions, memory_cap_bytes: int | None = None) -> Reference:
-    """The DICOM slices that a scan's SEG will lie on; to know before the network runs.
+    """The DICOM slices that a scan's SEG or RTSTRUCT will lie on; to know before the network runs.
 
     Raises:
         UsageError, InputError: As ``save``.
-        MemoryCapError: The SEG cannot be written under the cap.
+        MemoryCapError: They cannot be written under the cap.
     """
     from segmate_cli.dicom import reference as dicom_reference
 
-    check_seg_writer()
     need = memory.resident_bytes() + _SEG_BYTES_A_VOXEL * scan.geometry.voxels
     if memory_cap_bytes is not None and need > memory_cap_bytes:
         raise MemoryCapError(
@@ -206,35 +288,47 @@ def seg_reference(scan: Scan, seg: SegOptions, memory_cap_bytes: int | None = No
 
 
 def check_label_outputs(
-    paths: Sequence[Path], *, overwrite: bool, inputs: tuple[Path, ...] = ()
+    paths: Sequence[Path],
+    *,
+    overwrite: bool,
+    inputs: tuple[Path, ...] = (),
+    kind: OutputKind | None = None,
 ) -> None:
     """Refuse the outputs of one run that could not all be written; see ``save``.
 
     Where there is a NIfTI file among them, DICOM files get no sidecar of their own.
     """
+    if kind is not None and len(paths) > 1:
+        raise UsageError("--format says what one output is; of several, the names say it.")
     taken: set[Path] = set()
     for path in paths:
-        own = has_sidecar(path, paths)
-        check_label_output(path, overwrite=overwrite, inputs=inputs, with_sidecar=own)
+        own = has_sidecar(path, paths, kind)
+        check_label_output(path, overwrite=overwrite, inputs=inputs, with_sidecar=own, kind=kind)
         written = {path.absolute(), *([sidecar.path_for(path).absolute()] if own else [])}
         if written & taken:
             raise UsageError(f"{path}: two outputs, or their sidecars, have the same name.")
         taken |= written
 
 
-def has_sidecar(path: Path, outputs: Sequence[Path]) -> bool:
-    """Whether an output among those of a run gets a sidecar: each NIfTI, or a lone DICOM file."""
-    return nifti.is_nifti_name(path) or not any(map(nifti.is_nifti_name, outputs))
+def has_sidecar(path: Path, outputs: Sequence[Path], kind: OutputKind | None = None) -> bool:
+    """Whether an output among those of a run gets a sidecar: each NIfTI, or else each DICOM."""
+    own = kind_of(path, kind) == "nifti"
+    return own or all(kind_of(each, kind) != "nifti" for each in outputs)
 
 
 def check_label_output(
-    path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = (), with_sidecar: bool = True
+    path: Path,
+    *,
+    overwrite: bool,
+    inputs: tuple[Path, ...] = (),
+    with_sidecar: bool = True,
+    kind: OutputKind | None = None,
 ) -> None:
     """Refuse an output name that ``save`` could not use; see there."""
-    if not nifti.is_nifti_name(path) and not is_seg_name(path):
-        raise UsageError(
-            f"{path}: unknown suffix; label maps are written as .nii, .nii.gz or .dcm (DICOM SEG)."
-        )
+    if (kind_of(path, kind) == "nifti") != nifti.is_nifti_name(path):
+        raise UsageError(f"{path}: names that end in .nii or .nii.gz are for NIfTI, and no others.")
+    if with_sidecar and sidecar.path_for(path) == path:
+        raise UsageError(f"{path}: its sidecar would have the same name; give another.")
     files.check_output(path, overwrite=overwrite, inputs=inputs)
     if with_sidecar:
         files.check_output(sidecar.path_for(path), overwrite=overwrite, inputs=inputs)

@@ -164,8 +164,8 @@ def test_cut_and_foreign_files_are_refused(tmp_path):
 def test_a_bomb_is_refused_before_it_bursts(tmp_path, monkeypatch):
     labels, path, _ = written(tmp_path, compress=True)
     assert np.array_equal(read_seg(path).values, labels.values)
-    monkeypatch.setattr("segmate_cli.dicom.seg_read._MOST_BYTES", 1000)
-    monkeypatch.setattr("segmate_cli.dicom.seg_read._CHUNK", 64)
+    monkeypatch.setattr("segmate_cli.dicom.objects._MOST_BYTES", 1000)
+    monkeypatch.setattr("segmate_cli.dicom.objects._CHUNK", 64)
     with pytest.raises(UnreadableError, match="inflates to more"):
         read_seg(path)
 

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up: a module imports from the rows above its own, never from its own or below.
 LAYERS = (
-    ("errors", "layers", "dicom.walk"),
+    ("errors", "layers", "dicom.contours", "dicom.walk"),
     ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),
     ("bundle", "label_table", "volume", "dicom.decode"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample"),
@@ -29,7 +29,7 @@ LAYERS = (
     ("dicom",),
     ("dicom.reference",),
     ("dicom.objects",),
-    ("dicom.seg", "dicom.seg_read", "dicom.sr"),
+    ("dicom.rtstruct", "dicom.rtstruct_read", "dicom.seg", "dicom.seg_read", "dicom.sr"),
     ("scans", "inspection"),
     ("evaluation",),
     ("score_report",),

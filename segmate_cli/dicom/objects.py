@@ -5,27 +5,37 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.valuerep import DSfloat
 
 from segmate_cli.dicom.header import Header, StoredValues
 from segmate_cli.dicom.reference import Reference
-from segmate_cli.errors import UsageError
-from segmate_cli.organs import CODE_SCHEME, Organ
+from segmate_cli.errors import UnreadableError, UsageError
+from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, ORGANS, Organ
 from segmate_cli.volume import LabelMap
 
 # CID 7150 as pydicom has it; others write 123037004, which SNOMED calls "Body structure".
 ANATOMY = ("91723000", CODE_SCHEME, "Anatomical Structure")
 ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_META_AT = 128 + 4 + 12
+_CHUNK = 1 << 20
+# A bit a voxel: 2000 slices of 512 x 512 with 15 organs are one gigabyte.
+_MOST_BYTES = 1 << 30
 
 
 @contextmanager
@@ -68,6 +78,34 @@ def model_of(labels: LabelMap) -> dict[str, str]:
     return {name: str(model[name]) for name in ("name", "version", "weights_sha256")}
 
 
+def segment_numbers(
+    labels: LabelMap,
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]], frozenset[int], str]:
+    """Voxels as segment numbers, the numbers that occur, and sha256 of the labels themselves.
+
+    Segments are the label map's organs in the order of their values, from 1.
+
+    Raises:
+        UsageError: A voxel's value has no organ.
+    """
+    order = sorted(labels.organs)
+    number_of = np.zeros(np.iinfo(labels.dtype).max + 1, dtype=np.uint16)
+    number_of[order] = np.arange(1, len(order) + 1)
+    dtype = np.uint8 if len(order) <= np.iinfo(np.uint8).max else np.uint16
+    numbers = np.empty(labels.geometry.shape, dtype=dtype)
+    counts = np.zeros(number_of.size, dtype=np.int64)
+    digest = hashlib.sha256()
+    for k, plane in enumerate(labels.planes()):
+        digest.update(np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<")).data)
+        counts += np.bincount(plane.reshape(-1), minlength=counts.size)
+        numbers[k] = number_of[plane]
+    present = set(np.flatnonzero(counts).tolist()) - {0}
+    if unnamed := sorted(present - set(order)):
+        raise UsageError(f"nobody says what the label {unnamed[0]} means; name its organ.")
+    found = frozenset(int(number_of[value]) for value in present)
+    return numbers, found, digest.hexdigest()
+
+
 def type_code(organ: Organ) -> tuple[str, str, str]:
     """An organ's own code; for one without, only that it is anatomy."""
     if organ.code is None:
@@ -105,23 +143,72 @@ def _decimals(values: tuple[float, ...] | None) -> list[DSfloat]:
     return [DSfloat(value, auto_format=True) for value in values or ()]
 
 
+def check_inflated(path: Path) -> None:
+    """Refuse a deflated file that holds more than a SEG could; pydicom inflates without bound.
+
+    Raises:
+        UnreadableError: It does.
+    """
+    with path.open("rb") as stream:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != _DEFLATED:
+            return
+        # The preamble, the mark and the group's length element come before what it counts.
+        stream.seek(_META_AT + int(meta.FileMetaInformationGroupLength))
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        size, packed = 0, b" "
+        while packed and not inflate.eof:
+            packed = inflate.unconsumed_tail or stream.read(_CHUNK)
+            size += len(inflate.decompress(packed, _CHUNK))
+            if size > _MOST_BYTES:
+                raise UnreadableError(f"{path}: inflates to more than a SEG holds; not read.")
+
+
+def organ_by_code(kind: Dataset) -> Organ | None:
+    """The table's organ of a code and its side; None where a side is needed and not told."""
+    modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence") or []
+    sides = {str(modifier.get("CodeValue", "")) for modifier in modifiers}
+    for organ in ORGANS:
+        if organ.code != str(kind.get("CodeValue", "")):
+            continue
+        if organ.side is None or LATERALITY_CODES[organ.side][0] in sides:
+            return organ
+    return None
+
+
 def add_patient(target: Dataset, shared: Mapping[str, bytes]) -> None:
     """Put the study's attributes into an object as they stand in the source, byte for byte."""
     charset = shared.get("SpecificCharacterSet", b"")
     needs_charset = False
     for keyword, value in shared.items():
         if keyword != "SpecificCharacterSet" and (value or keyword in target):
-            _put(target, keyword, value)
+            put_raw(target, keyword, value)
             needs_charset |= not value.isascii() or b"\x1b" in value
     if charset and needs_charset:
-        _put(target, "SpecificCharacterSet", charset)
+        put_raw(target, "SpecificCharacterSet", charset)
 
 
-def _put(target: Dataset, keyword: str, value: bytes) -> None:
+def put_raw(target: Dataset, keyword: str, value: bytes) -> None:
+    """Set an attribute to the bytes that shall stand in the file, padded to an even length."""
     tag = Tag(keyword)
     kind = dictionary_VR(tag)
     padded = value + (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
     target[tag] = RawDataElement(tag, kind, len(padded), padded, 0, False, True)
+
+
+def side_codes(organ: Organ) -> list[Dataset]:
+    """An organ's side as the value of a modifier sequence; empty for one without."""
+    if organ.side is None:
+        return []
+    value, meaning = LATERALITY_CODES[organ.side]
+    return [code_item((value, CODE_SCHEME, meaning))]
+
+
+def code_item(code: tuple[str, str, str]) -> Dataset:
+    """A code (value, scheme, meaning) as an item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
+    return item
 
 
 def drop_the_clock(target: Dataset) -> None:

@@ -7,7 +7,6 @@ afterwards, since it would check them, and name them in its log.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,14 @@ from segmate_cli.dicom.objects import (
     identity_of,
     model_of,
     quiet,
+    segment_numbers,
+    side_codes,
     source_image,
     type_code,
 )
 from segmate_cli.dicom.reference import Reference, SegOptions
 from segmate_cli.dicom.uids import UidMaker
-from segmate_cli.errors import GeometryError, NothingFoundError, UsageError
-from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES
+from segmate_cli.errors import GeometryError, NothingFoundError
 from segmate_cli.volume import LabelMap
 
 SERIES_NUMBER = 300
@@ -72,7 +72,7 @@ def write_seg(
         OutputError: The file cannot be written.
     """
     options = options or SegOptions()
-    numbers, found, digest = _segment_numbers(labels)
+    numbers, found, digest = segment_numbers(labels)
     if not found:
         raise NothingFoundError(
             f"{path}: no organ was found, so no DICOM SEG was written (an empty one misleads "
@@ -91,28 +91,6 @@ def write_seg(
         with files.write_atomically(path) as stream:
             seg.save_as(stream, enforce_file_format=True)
     return digest
-
-
-def _segment_numbers(
-    labels: LabelMap,
-) -> tuple[npt.NDArray[np.unsignedinteger[Any]], frozenset[int], str]:
-    """Voxels as segment numbers, the numbers that occur, and sha256 of the labels themselves."""
-    order = sorted(labels.organs)
-    number_of = np.zeros(np.iinfo(labels.dtype).max + 1, dtype=np.uint16)
-    number_of[order] = np.arange(1, len(order) + 1)
-    dtype = np.uint8 if len(order) <= np.iinfo(np.uint8).max else np.uint16
-    numbers = np.empty(labels.geometry.shape, dtype=dtype)
-    counts = np.zeros(number_of.size, dtype=np.int64)
-    digest = hashlib.sha256()
-    for k, plane in enumerate(labels.planes()):
-        digest.update(np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<")).data)
-        counts += np.bincount(plane.reshape(-1), minlength=counts.size)
-        numbers[k] = number_of[plane]
-    present = set(np.flatnonzero(counts).tolist()) - {0}
-    if unnamed := sorted(present - set(order)):
-        raise UsageError(f"nobody says what the label {unnamed[0]} means; name its organ.")
-    found = frozenset(int(number_of[value]) for value in present)
-    return numbers, found, digest.hexdigest()
 
 
 def _facts(
@@ -197,12 +175,9 @@ def _describe_segments(seg: Segmentation, labels: LabelMap, found: frozenset[int
         number = int(item.SegmentNumber)
         if number == 0:  # a label map's background
             continue
-        side = organs[number - 1].side
-        if side is not None:
-            value, meaning = LATERALITY_CODES[side]
-            modifier = [CodedConcept(value, CODE_SCHEME, meaning)]
+        if sides := side_codes(organs[number - 1]):
             kind = item.SegmentedPropertyTypeCodeSequence[0]
-            kind.SegmentedPropertyTypeModifierCodeSequence = modifier
+            kind.SegmentedPropertyTypeModifierCodeSequence = sides
         if number not in found:
             item.SegmentDescription = "Not found in this scan"
 

@@ -6,7 +6,6 @@ segment's label. pydicom's values are used, never quoted: a file names a patient
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 
 from segmate_cli.dicom.header import MALFORMED
-from segmate_cli.dicom.objects import quiet
+from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
 from segmate_cli.errors import GeometryError, InputError, UnreadableError
 from segmate_cli.geometry import Geometry
-from segmate_cli.organs import LATERALITY_CODES, ORGANS, Organ, foreign_organ
+from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.volume import DicomSource, Labels
 
 _BINARY_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -32,11 +30,6 @@ _BACKGROUND = "125040"
 _EVEN_SHARE = 0.1
 _SAME_PLACE_MM = 1e-2
 _MOST_PLANES = 10_000
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_META_AT = 128 + 4 + 12
-_CHUNK = 1 << 20
-# A bit a voxel: 2000 slices of 512 x 512 with 15 organs are one gigabyte.
-_MOST_BYTES = 1 << 30
 _SAME_DIRECTION = 2e-3
 _BROKEN = (*MALFORMED, InvalidDicomError, BytesLengthException)
 
@@ -80,7 +73,7 @@ def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
     """
     try:
         with quiet():
-            _check_inflated(path)
+            check_inflated(path)
             seg = pydicom.dcmread(path)
             _check_kind(path, seg)
             frames = _frames_of(path, seg)
@@ -91,23 +84,6 @@ def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
         raise UnreadableError(
             f"{path}: damaged, cut off, or no DICOM SEG that segmate can read; copy it again."
         ) from error
-
-
-def _check_inflated(path: Path) -> None:
-    """Refuse a deflated file that holds more than a SEG could; pydicom inflates without bound."""
-    with path.open("rb") as stream:
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") != _DEFLATED:
-            return
-        # The preamble, the mark and the group's length element come before what it counts.
-        stream.seek(_META_AT + int(meta.FileMetaInformationGroupLength))
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        size, packed = 0, b" "
-        while packed and not inflate.eof:
-            packed = inflate.unconsumed_tail or stream.read(_CHUNK)
-            size += len(inflate.decompress(packed, _CHUNK))
-            if size > _MOST_BYTES:
-                raise UnreadableError(f"{path}: inflates to more than a SEG holds; not read.")
 
 
 def _check_kind(path: Path, seg: Dataset) -> None:
@@ -258,17 +234,5 @@ def _organs(seg: Dataset) -> dict[int, Organ]:
             continue
         number = int(item.SegmentNumber)
         label = str(item.get("SegmentLabel") or f"segment_{number}").strip()
-        found[number] = _by_code(kind) or foreign_organ(label, number)
+        found[number] = organ_by_code(kind) or foreign_organ(label, number)
     return found
-
-
-def _by_code(kind: Dataset) -> Organ | None:
-    """The table's organ of a code and its side; None where a side is needed and not told."""
-    modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence") or []
-    sides = {str(modifier.get("CodeValue", "")) for modifier in modifiers}
-    for organ in ORGANS:
-        if organ.code != str(kind.get("CodeValue", "")):
-            continue
-        if organ.side is None or LATERALITY_CODES[organ.side][0] in sides:
-            return organ
-    return None

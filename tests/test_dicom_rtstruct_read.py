@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_maker import PATIENT, make_series
+from pydicom.dataset import Dataset
+from seg_maker import ORGANS, RUN
+from test_dicom_rtstruct import LARGER, OBLIQUE, written
+
+from segmate_cli import scans
+from segmate_cli.dicom.rtstruct_read import is_rtstruct, measure_structures, read_rtstruct
+from segmate_cli.errors import GeometryError, SegmateError, UnknownOrganError, UnreadableError
+from segmate_cli.measurement import measure
+from segmate_cli.organs import organ
+
+
+@pytest.mark.parametrize("turn", [{}, {"column": (0, 0, -1)}, OBLIQUE], ids=len)
+def test_with_the_ct_the_masks_are_those_that_were_written(tmp_path, turn):
+    labels, _ = written(tmp_path, LARGER.but(**turn))
+    volume = scans.load(tmp_path / "dicom")
+    found = read_rtstruct(tmp_path / "rtstruct.dcm")
+    assert [each.organ.key for each in found.structures] == list(ORGANS.values())
+    assert found.series_uid == labels.source.series_uid
+    assert measure_structures(found, volume) == measure(labels, volume)
+
+
+@pytest.mark.parametrize("turn", [{}, {"column": (0, 0, -1)}, OBLIQUE], ids=len)
+def test_without_the_ct_volumes_are_the_contours(tmp_path, turn):
+    labels, _ = written(tmp_path, LARGER.but(**turn))
+    read = measure_structures(read_rtstruct(tmp_path / "rtstruct.dcm"))
+    # The second organ is of specks a pixel wide, which no other grid can hold so well.
+    allowed = (0.02, 0.15, 0.02, 0.0)
+    for one, other, rel in zip(read, measure(labels), allowed, strict=True):
+        assert one.organ == other.organ
+        assert one.mean_hu is None
+        if other.volume_ml is None:
+            assert one == other
+        else:
+            assert one.volume_ml == pytest.approx(other.volume_ml, rel=rel)
+
+
+def box(x, y, z, size) -> list[float]:
+    return [x, y, z, x + size, y, z, x + size, y + size, z, x, y + size, z]
+
+
+def foreign(path: Path, rois: dict[str, list[list[float]]], kinds=None) -> Path:
+    """An RTSTRUCT as other tools write them: names alone, contours that name no image."""
+    made = Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    made.PatientName = f"{PATIENT}^Name"
+    made.StructureSetROISequence, made.ROIContourSequence = [], []
+    for number, (name, drawn) in enumerate(rois.items(), start=7):
+        roi, item = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, item.ReferencedROINumber = number, name, number
+        item.ContourSequence = []
+        for points in drawn:
+            contour = Dataset()
+            contour.ContourGeometricType = (kinds or {}).get(name, "CLOSED_PLANAR")
+            contour.ContourData, contour.NumberOfContourPoints = points, len(points) // 3
+            item.ContourSequence.append(contour)
+        made.StructureSetROISequence.append(roi)
+        made.ROIContourSequence.insert(0, item)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+SLICES = range(0, 30, 3)
+
+
+def test_structures_that_overlap_are_measured_each_by_itself(tmp_path):
+    body = [box(0, 0, z, 200) for z in SLICES]
+    # A hole as others draw it: a contour inside another.
+    liver = [part for z in SLICES for part in (box(50, 50, z, 100), box(80, 80, z, 50))]
+    path = foreign(tmp_path / "x.dcm", {"BODY": body, "liver": liver})
+    whole, inner = measure_structures(read_rtstruct(path))
+    assert whole.organ.title == "Body"
+    assert whole.volume_ml == pytest.approx(200 * 200 * 30 / 1000, rel=0.01)
+    assert inner.organ == organ("liver")
+    assert inner.volume_ml == pytest.approx((100**2 - 50**2) * 30 / 1000, rel=0.01)
+
+
+def test_points_and_open_contours_enclose_nothing(tmp_path):
+    rois = {"Marker": [[1.0, 2.0, 3.0]], "liver": [box(0, 0, z, 50) for z in SLICES]}
+    path = foreign(tmp_path / "x.dcm", rois, {"Marker": "POINT"})
+    marker, liver = measure_structures(read_rtstruct(path))
+    assert (marker.voxels, marker.volume_ml) == (0, None)
+    assert liver.volume_ml == pytest.approx(50 * 50 * 30 / 1000, rel=0.01)
+
+
+def test_only_the_organs_that_were_asked_for(tmp_path):
+    written(tmp_path)
+    found = read_rtstruct(tmp_path / "rtstruct.dcm")
+    assert [each.organ.key for each in measure_structures(found, organs=["lung"])] == [
+        *("lung_left", "lung_right"),
+    ]
+    with pytest.raises(UnknownOrganError, match="spleen"):
+        measure_structures(found, organs=["spleen"])
+
+
+@pytest.mark.parametrize(
+    ("rois", "words"),
+    [
+        ({"liver": [box(0, 0, 5, 50)]}, "--ct"),
+        ({"liver": [box(0, 0, z, 50) for z in (0, 3, 6, 7.5, 9)]}, "on no slice"),
+        ({"liver": [box(0, 0, z, 0) for z in SLICES]}, "no area"),
+    ],
+)
+def test_contours_that_form_no_stack_are_refused(tmp_path, rois, words):
+    path = foreign(tmp_path / "x.dcm", rois)
+    with pytest.raises(GeometryError, match=words) as caught:
+        measure_structures(read_rtstruct(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_ct_that_lies_elsewhere_is_refused(tmp_path):
+    written(tmp_path)
+    far = make_series(tmp_path / "far", LARGER.but(origin=(-50.5, 20.25, 1000.0))).folder
+    with pytest.raises(GeometryError, match="on no slice of its scan"):
+        measure_structures(read_rtstruct(tmp_path / "rtstruct.dcm"), scans.load(far))
+
+
+def test_cut_and_damaged_files_are_refused_in_a_sentence(tmp_path):
+    written(tmp_path)
+    path = tmp_path / "rtstruct.dcm"
+    data = path.read_bytes()
+    random = np.random.default_rng(3)
+    told = []
+    for n in range(60):
+        if n < 30:
+            path.write_bytes(data[: n * len(data) // 30])
+        else:
+            broken = np.frombuffer(data, np.uint8).copy()
+            broken[random.integers(len(data))] ^= 1 << random.integers(8)
+            path.write_bytes(broken.tobytes())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                measure_structures(read_rtstruct(path))
+        except SegmateError as error:
+            told.append(str(error))
+    assert 20 < len(told) < 60
+    assert PATIENT not in "".join(told)
+
+
+def test_what_is_none_is_refused(tmp_path):
+    slices = make_series(tmp_path / "dicom")
+    path = slices.folder / slices.files[0]
+    assert not is_rtstruct(path)
+    with pytest.raises(UnreadableError, match="no RTSTRUCT"):
+        read_rtstruct(path)
+
+
+def test_the_command_reads_it_as_a_label_map(run, tmp_path):
+    labels, _ = written(tmp_path)
+    make_series(tmp_path / "dicom" / "other", LARGER.but(series=2))
+    how = ("--ct", tmp_path / "dicom", "--format", "csv")
+    code, out, err = run("report", tmp_path / "rtstruct.dcm", *how, "--organs", "lung_left,heart")
+    assert code == 0, err
+    (left,) = [line.split(",") for line in out.splitlines() if ",lung_left," in line]
+    assert int(left[3]) == np.count_nonzero(labels.values == 1)
+    assert left[4] != ""
+    assert ",heart,,0," in out
+    assert RUN["model"]["name"] not in out
