@@ -16,7 +16,7 @@ from segmate_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from segmate_cli.dicom.reference import SegOptions
-    from segmate_cli.engines import LoadedModel
+    from segmate_cli.engines import LoadedModel, LoadingModel
     from segmate_cli.guard import MemoryGuard
     from segmate_cli.pipeline import PredictOptions
 
@@ -46,14 +46,12 @@ def _predict(
     guard: MemoryGuard,
 ) -> ExitCode:
     from segmate_cli import pipeline, report, scans, sidecar
+    from segmate_cli.flow import Stopwatch
 
     style: console.ProgressStyle = "none" if args.quiet else args.progress
-    watch = pipeline.Stopwatch()
-    with watch.stage("load_model"):
-        model = _load_under_cap(args, options, guard.cap)
-    guard.limit_allocations()
+    watch = Stopwatch()
+    model = _load_under_cap(args, options, guard.cap)
     pipeline.select_values(model.manifest, options.organs)
-    _say(args, f"{model.manifest.title} ({model.runner.description})")
     written: list[Path] = []
     try:
         with console.progress(style) as progress:
@@ -77,6 +75,7 @@ def _predict(
             print(output)
     if args.itksnap:
         files.write_text(sidecar.itksnap_path(outputs[0]), report.itksnap_labels(labels.organs))
+    _say(args, f"{model.manifest.title} ({labels.run['engine_description']})")
     for warning in (*labels.run["warnings"], *warnings):
         _say(args, f"warning: {warning}")
     return ExitCode.DONE
@@ -89,7 +88,7 @@ def plan(args: Namespace) -> ExitCode:
 
     options = pipeline.PredictOptions(**_engine_options(args))
     cap = memory.resolve_cap(options.memory_cap_bytes)
-    model = _load_under_cap(args, options, cap)
+    model = _load_under_cap(args, options, cap).loaded()
     scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
     made = pipeline.plan_for(scan, model, options, cap)
     if args.format == "json":
@@ -111,8 +110,10 @@ def _engine_options(args: Namespace) -> dict[str, Any]:
     }
 
 
-def _load_under_cap(args: Namespace, options: PredictOptions, cap: memory.Cap) -> LoadedModel:
-    """The model; MemoryCapError before it is loaded where the cap does not even hold that."""
+def _load_under_cap(
+    args: Namespace, options: PredictOptions, cap: memory.Cap
+) -> LoadedModel | LoadingModel:
+    """Start to load the model; MemoryCapError at once where the cap does not even hold that."""
     from segmate_cli import pipeline, scans
     from segmate_cli.bundle import open_bundle
     from segmate_cli.plan import fits_to_load
@@ -120,10 +121,9 @@ def _load_under_cap(args: Namespace, options: PredictOptions, cap: memory.Cap) -
     bundle = open_bundle(args.model)
     if not fits_to_load(bundle, cap):
         scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
-        pipeline.plan_for(
-            scan, bundle, options, cap
-        )  # raises, and names the least cap for this scan
-    return pipeline.ensure_loaded(bundle, options)
+        # This raises, and names the least cap for this scan.
+        pipeline.plan_for(scan, bundle, options, cap)
+    return pipeline.ensure_loading(bundle, options)
 
 
 def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:

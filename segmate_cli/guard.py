@@ -126,16 +126,22 @@ class MemoryGuard:
 
 
 class Batches:
-    """Runs slices through a network in batches that halve when memory is short."""
+    """Runs slices through a network, for several threads, fewer at once when memory is short.
+
+    Attributes:
+        size: Slices in the network at once, over all threads.
+    """
 
     def __init__(self, size: int, guard: MemoryGuard) -> None:
         self.size = size
         self._guard = guard
+        self._inside = 0
+        self._change = threading.Condition()
 
     def run(
         self, runner: Runner, slices: FloatArray, positions: npt.NDArray[np.float32] | None
-    ) -> Iterator[tuple[slice, FloatArray]]:
-        """Yield logits, and which of the slices they are of.
+    ) -> Iterator[FloatArray]:
+        """Yield logits of the slices, in their order, as many at a time as may be.
 
         Args:
             runner: The network.
@@ -148,21 +154,39 @@ class Batches:
         start = 0
         while start < len(slices):
             self._guard.checkpoint()
-            part = slice(start, start + self.size)
+            allowed = self.size
+            part = slice(start, min(start + allowed, len(slices)))
             try:
-                logits = runner.run(slices[part], None if positions is None else positions[part])
+                with self._enter(part.stop - start):
+                    at = None if positions is None else positions[part]
+                    logits = runner.run(slices[part], at)
             except MemoryCapError:
-                if self.size == 1:
+                if allowed == 1:
                     raise
-                self._halve()
+                self._halve(allowed)
                 continue
             if self._guard.must_save():
-                self._halve()
-            yield part, logits
+                self._halve(allowed)
+            yield logits
             start = part.stop
 
-    def _halve(self) -> None:
-        self.size = max(1, self.size // 2)
+    @contextlib.contextmanager
+    def _enter(self, count: int) -> Iterator[None]:
+        """Wait until so many slices more may be in the network."""
+        with self._change:
+            self._change.wait_for(lambda: not self._inside or self._inside + count <= self.size)
+            self._inside += count
+        try:
+            yield
+        finally:
+            with self._change:
+                self._inside -= count
+                self._change.notify_all()
+
+    def _halve(self, of: int) -> None:
+        with self._change:
+            if self.size == of:  # else another thread has already done so
+                self.size = max(1, of // 2)
         memory.give_back_free_pages()
 
 

@@ -6,13 +6,9 @@ never a float copy of the scan and never all logits.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +16,34 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli import organs
-from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, Preprocessing, open_bundle
+from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, open_bundle
 from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
-from segmate_cli.engines import EngineChoice, FloatArray, LoadedModel, load_model
+from segmate_cli.engines import (
+    EngineChoice,
+    FloatArray,
+    LoadedModel,
+    LoadingModel,
+    start_loading,
+)
 from segmate_cli.errors import ModelError
+from segmate_cli.flow import Ahead, Stopwatch, spread
 from segmate_cli.geometry import Geometry
 from segmate_cli.guard import Batches, MemoryGuard, ensure_guarded
-from segmate_cli.hounsfield import HuCensus, check_hu
+from segmate_cli.hounsfield import check_hu
+from segmate_cli.inputs import ScanTap, neighbour_stacks, network_slices
 from segmate_cli.memory import Cap, resolve_cap
 from segmate_cli.organs import Organ
-from segmate_cli.plan import Plan, make_plan, padded_shape
+from segmate_cli.plan import SLICES_AHEAD, Plan, make_plan
 from segmate_cli.resample import ModelGrid
-from segmate_cli.volume import Hounsfield, Labels, LabelValues, Scan, Source, Volume
+from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume
 
 Uint8Array = npt.NDArray[np.uint8]
+
+Model = LoadedModel | LoadingModel | Bundle | str | Path
+
+# The model's slices by number, and what the network gets of them: (N, S, H, W).
+Batch = tuple[list[int], FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +67,6 @@ class PredictOptions:
     threads: int | None = None
     memory_cap_bytes: int | None = None
     check_hu: bool = True
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds spent by stage, added up over however many visits.
-
-    A stage inside another counts for itself alone, so that all stages add up to the whole.
-    """
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _inside: list[float] = field(default_factory=list, repr=False)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        start = time.perf_counter()
-        self._inside.append(0.0)
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._inside.pop()
-            if self._inside:
-                self._inside[-1] += spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +106,7 @@ class GridLabels:
 
 def predict(
     volume: Volume,
-    model: LoadedModel | Bundle | str | Path = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     options: PredictOptions | None = None,
     progress: Progress = no_progress,
 ) -> Labels:
@@ -151,7 +136,7 @@ def predict(
 
 def segment(
     scan: Scan,
-    model: LoadedModel | Bundle | str | Path = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     options: PredictOptions | None = None,
     progress: Progress = no_progress,
     guard: MemoryGuard | None = None,
@@ -165,77 +150,51 @@ def segment(
     """
     options = options or PredictOptions()
     watch = Stopwatch()
-    with watch.stage("load_model"):
-        loaded = ensure_loaded(model, options)
-    wanted = select_values(loaded.manifest, options.organs)
-    grid = ModelGrid.fit(scan.geometry, loaded.manifest.preprocessing)
-    plan = plan_for(scan, loaded, options, guard.cap if guard else None)
+    loading = ensure_loading(model, options)
+    manifest = loading.manifest
+    wanted = select_values(manifest, options.organs)
+    grid = ModelGrid.fit(scan.geometry, manifest.preprocessing)
     tap = ScanTap(scan, grid, watch)
-    with ensure_guarded(guard, plan.cap) as on_watch:
+    cap = guard.cap if guard else resolve_cap(options.memory_cap_bytes)
+    # Reading begins while the network loads.
+    with ensure_guarded(guard, cap) as on_watch, _slices(tap, grid, manifest, watch) as slices:
+        with watch.stage("wait_for_model"):
+            loaded = loading.loaded()
+        if guard:
+            guard.limit_allocations()
+        plan = plan_for(scan, loaded, options, cap)
         batches = Batches(plan.batch_size, on_watch)
-        on_grid, position = _two_pass(tap, loaded, grid, batches, watch, progress)
-    cap_warning = () if plan.cap.warning is None else (plan.cap.warning,)
+        network = Segmenter(loaded, grid, batches, watch, progress)
+        on_grid = network.labels(slices)
+        position = network.position_of(on_grid)
+        if position:
+            with _slices(tap, grid, manifest, watch) as again:
+                on_grid = network.labels(again, position)
+    cap_warning = () if cap.warning is None else (cap.warning,)
     warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
-        clean_up(on_grid, loaded.manifest, grid.voxel_ml)
+        clean_up(on_grid, manifest, grid.voxel_ml)
         _drop_others(on_grid, wanted)
-    table = loaded.manifest.organ_table()
+    table = manifest.organ_table()
     run = {
         "pixels_sha256": tap.sha256,
-        **_run_record(loaded, options, plan, position, watch, warnings),
+        **_run_record(network, options, plan, position, warnings),
     }
     organs_of = {value: table[value - 1] for value in wanted}
     return GridLabels(on_grid, grid, scan.geometry, organs_of, scan.source, run)
 
 
-class ScanTap:
-    """A scan's slices for the network, hashed and counted as they pass for the first time."""
-
-    def __init__(self, scan: Scan, grid: ModelGrid, watch: Stopwatch) -> None:
-        self._scan = scan
-        self._grid = grid
-        self._watch = watch
-        self._digest = hashlib.sha256()
-        self._census = HuCensus(scan.geometry.shape[0])
-        self.sha256: str | None = None
-
-    def planes(self) -> Iterator[Hounsfield]:
-        """Slices in the model's axes, in the order that ``ModelGrid.slices`` wants."""
-        stored = self._stored()
-        if self._grid.streams:
-            return (self._grid.turn_plane(plane) for plane in stored)
-        hu = np.empty(self._scan.geometry.shape, dtype=np.int16)
-        for k, plane in enumerate(stored):
-            hu[k] = plane
-        return iter(self._grid.turn.view(hu))
-
-    def verdict(self) -> tuple[str, ...]:
-        """What the HU look like, once all slices have passed; see ``HuCensus.verdict``."""
-        source = self._scan.source
-        return self._census.verdict(str(source.path) if source else "")
-
-    def _stored(self) -> Iterator[Hounsfield]:
-        planes = self._scan.planes()
-        for _ in range(self._scan.geometry.shape[0]):
-            with self._watch.stage("read"):
-                plane = next(planes)
-            if self.sha256 is None:
-                with self._watch.stage("hash"):
-                    self._digest.update(np.ascontiguousarray(plane, dtype="<i2").data)
-                with self._watch.stage("check_hu"):
-                    self._census.add(plane)
-            yield plane
-        with self._watch.stage("read"):  # whatever is wrong at the end of the file shows here
-            next(planes, None)
-        self.sha256 = self._digest.hexdigest()
-
-
-def ensure_loaded(model: LoadedModel | Bundle | str | Path, options: PredictOptions) -> LoadedModel:
-    """Open and load a model as far as that is still to be done."""
-    if isinstance(model, LoadedModel):
+def ensure_loading(model: Model, options: PredictOptions) -> LoadingModel | LoadedModel:
+    """Open a model and start to load it, as far as that is still to be done."""
+    if isinstance(model, LoadedModel | LoadingModel):
         return model
-    bundle = model if isinstance(model, Bundle) else open_bundle(model)
-    return load_model(bundle, engine=options.engine, device=options.device, threads=options.threads)
+    return start_loading(
+        model if isinstance(model, Bundle) else open_bundle(model),
+        engine=options.engine,
+        device=options.device,
+        threads=options.threads,
+        batch_size=options.batch_size,
+    )
 
 
 def plan_for(
@@ -273,106 +232,111 @@ def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
     return labels
 
 
-def _two_pass(
-    tap: ScanTap,
-    loaded: LoadedModel,
-    grid: ModelGrid,
-    batches: Batches,
-    watch: Stopwatch,
-    progress: Progress,
-) -> tuple[Uint8Array, dict[str, object]]:
-    """Labels on the model's grid, and how the slice position was known."""
-    rule = loaded.manifest.preprocessing.slice_position
-    unknown = np.full(grid.shape[0], -1.0, dtype=np.float32)
-    labels = _one_pass(tap, loaded, grid, batches, unknown, watch, progress)
-    if rule == "none":
-        return labels, {"rule": rule}
-    least_ml = loaded.manifest.preprocessing.slice_position_min_ml
-    voxels = np.count_nonzero(labels.reshape(labels.shape[0], -1), axis=1)
-    found = np.flatnonzero(voxels * grid.voxel_ml >= least_ml)
-    if found.size < 2:
-        return labels, {"rule": rule, "first": None, "last": None}
-    first, last = int(found[0]), int(found[-1])
-    known = np.clip((np.arange(grid.shape[0]) - first) / (last - first), 0.0, 1.0)
-    labels = _one_pass(tap, loaded, grid, batches, known.astype(np.float32), watch, progress)
-    return labels, {"rule": rule, "first": first, "last": last}
+@dataclass(frozen=True, slots=True)
+class Segmenter:
+    """A loaded network at work on one scan.
+
+    Attributes:
+        loaded: The network.
+        grid: How the model's grid lies on the scan.
+        batches: Slices in the network at once, over all workers.
+        watch: Counts ``network`` and ``labels``.
+        progress: Called with (stage, done, total).
+    """
+
+    loaded: LoadedModel
+    grid: ModelGrid
+    batches: Batches
+    watch: Stopwatch
+    progress: Progress
+
+    def labels(
+        self, slices: Iterable[FloatArray], position: SlicePosition | None = None
+    ) -> Uint8Array:
+        """Labels on the model's grid.
+
+        Args:
+            slices: From ``network_slices``.
+            position: Where the organs begin and end; None if that is not known.
+        """
+        out = np.zeros(self.grid.shape, dtype=np.uint8)
+        workers = min(self.loaded.workers, self.batches.size)
+        parts = self._stacks(slices, -(-self.batches.size // workers))
+        done, total = 0, self.grid.shape[0]
+        self.progress("segment", done, total)
+        for numbers, found in spread(lambda part: self._label(part, position), parts, workers):
+            out[numbers] = found
+            done += len(numbers)
+            self.progress("segment", done, total)
+        return out
+
+    def _stacks(self, slices: Iterable[FloatArray], size: int) -> Iterator[Batch]:
+        steps = self.loaded.manifest.preprocessing.neighbour_steps()
+        if self.grid.descending:  # the neighbour above comes first
+            steps = tuple(-step for step in steps)
+        stacks = zip(self.grid.order(), neighbour_stacks(slices, steps), strict=True)
+        while batch := list(itertools.islice(stacks, size)):
+            yield [number for number, _ in batch], np.stack([stack for _, stack in batch])
+
+    def _label(self, batch: Batch, position: SlicePosition | None) -> tuple[list[int], Uint8Array]:
+        numbers, stacks = batch
+        manifest = self.loaded.manifest
+        at: FloatArray | None = None
+        if manifest.network.takes_slice_position:
+            at = position.of(numbers) if position else np.full(len(numbers), -1.0, np.float32)
+        _, rows, columns = self.grid.shape
+        labels = []
+        with self.watch.stage("network"):
+            for logits in self.batches.run(self.loaded.runner, stacks, at):
+                with self.watch.stage("labels"):
+                    if not np.isfinite(logits).all():
+                        raise ModelError(
+                            "the network gave values that are no numbers for this scan."
+                        )
+                    labels.append(decide(logits[:, :, :rows, :columns], manifest))
+        return numbers, np.concatenate(labels)
+
+    def position_of(self, on_grid: Uint8Array) -> SlicePosition | None:
+        """Where the organs begin and end, if the model wants to know and it can be said."""
+        preprocessing = self.loaded.manifest.preprocessing
+        if preprocessing.slice_position == "none":
+            return None
+        return SlicePosition.estimate(
+            on_grid, preprocessing.slice_position_min_ml / self.grid.voxel_ml
+        )
 
 
-def _one_pass(
-    tap: ScanTap,
-    loaded: LoadedModel,
-    grid: ModelGrid,
-    batches: Batches,
-    positions: FloatArray,
-    watch: Stopwatch,
-    progress: Progress,
-) -> Uint8Array:
-    manifest = loaded.manifest
-    out = np.zeros(grid.shape, dtype=np.uint8)
-    takes_position = manifest.network.takes_slice_position
-    steps = manifest.preprocessing.neighbour_steps()
-    if grid.descending:  # the neighbour above comes first
-        steps = tuple(-step for step in steps)
-    inputs = _inputs(tap, grid, manifest.preprocessing, watch)
-    stacks = zip(grid.order(), neighbour_stacks(inputs, steps), strict=True)
-    done = 0
-    while batch := list(itertools.islice(stacks, batches.size)):
-        slices = [n for n, _ in batch]
-        at = positions[slices] if takes_position else None
-        with watch.stage("network"):
-            runs = batches.run(loaded.runner, np.stack([stack for _, stack in batch]), at)
-            for part, logits in runs:
-                with watch.stage("labels"):
-                    out[slices[part]] = _labels_of(logits, grid, manifest)
-        done += len(batch)
-        progress("segment", done, grid.shape[0])
-    return out
-
-
-def _labels_of(logits: FloatArray, grid: ModelGrid, manifest: Manifest) -> Uint8Array:
+def _checked(logits: FloatArray) -> FloatArray:
     if not np.isfinite(logits).all():
         raise ModelError("the network gave values that are no numbers for this scan.")
-    return decide(logits[:, :, : grid.shape[1], : grid.shape[2]], manifest)
+    return logits
 
 
-def _inputs(
-    tap: ScanTap, grid: ModelGrid, preprocessing: Preprocessing, watch: Stopwatch
-) -> Iterator[FloatArray]:
-    """Windowed, padded slices as the network wants them."""
-    window, padding = preprocessing.window, preprocessing.padding
-    slices = grid.slices(tap.planes())
-    while True:
-        with watch.stage("resample"):  # less what the tap counts as reading, hashing, checking
-            hu = next(slices, None)
-        if hu is None:
-            return
-        with watch.stage("window"):
-            padded = np.full(padded_shape(grid, preprocessing), padding.value, dtype=np.float32)
-            inside = padded[: grid.shape[1], : grid.shape[2]]
-            np.clip(hu, window.low_hu, window.high_hu, out=inside)
-            inside *= np.float32(window.scale)
-            inside += np.float32(window.offset)
-        yield padded
+@dataclass(frozen=True, slots=True)
+class SlicePosition:
+    """The first and the last of the model's slices with organs."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def estimate(cls, on_grid: Uint8Array, least_voxels: float) -> SlicePosition | None:
+        """Of labels that were made without; None where fewer than two slices have organs."""
+        voxels = np.count_nonzero(on_grid.reshape(on_grid.shape[0], -1), axis=1)
+        found = np.flatnonzero(voxels >= least_voxels)
+        return cls(int(found[0]), int(found[-1])) if found.size >= 2 else None
+
+    def of(self, numbers: list[int]) -> FloatArray:
+        """0 to 1 for each slice."""
+        part = (np.array(numbers) - self.first) / (self.last - self.first)
+        return np.asarray(np.clip(part, 0.0, 1.0), dtype=np.float32)
 
 
-def neighbour_stacks(slices: Iterable[FloatArray], steps: Sequence[int]) -> Iterator[FloatArray]:
-    """Yield each slice with its neighbours at ``steps``, the ends repeated, as (S, H, W)."""
-    behind, ahead = max(0, -min(steps)), max(0, max(steps))
-    ring: deque[FloatArray] = deque(maxlen=behind + ahead + 1)
-    source = iter(slices)
-    for first in source:
-        ring.extend([first] * (behind + 1))
-        break
-    left = 0  # how often the last slice has been repeated
-    for _ in range(ahead):
-        following = next(source, None)
-        left += following is None
-        ring.append(ring[-1] if following is None else following)
-    while left <= ahead and ring:
-        yield np.stack([ring[behind + step] for step in steps])
-        following = next(source, None)
-        left += following is None
-        ring.append(ring[-1] if following is None else following)
+def _slices(
+    tap: ScanTap, grid: ModelGrid, manifest: Manifest, watch: Stopwatch
+) -> Ahead[FloatArray]:
+    """A scan's slices for the network, made by a thread that runs ahead of it."""
+    return Ahead(network_slices(tap, grid, manifest.preprocessing, watch), SLICES_AHEAD)
 
 
 def _drop_others(on_grid: Uint8Array, wanted: Sequence[int]) -> None:
@@ -384,14 +348,18 @@ def _drop_others(on_grid: Uint8Array, wanted: Sequence[int]) -> None:
 
 
 def _run_record(
-    loaded: LoadedModel,
+    network: Segmenter,
     options: PredictOptions,
     plan: Plan,
-    position: dict[str, object],
-    watch: Stopwatch,
+    position: SlicePosition | None,
     warnings: tuple[str, ...],
 ) -> dict[str, object]:
-    manifest = loaded.manifest
+    loaded, manifest = network.loaded, network.loaded.manifest
+    seconds = {"load_model": loaded.load_s, **network.watch.seconds}
+    rule = manifest.preprocessing.slice_position
+    ends: dict[str, int | None] = {} if rule == "none" else {"first": None, "last": None}
+    if position:
+        ends = {"first": position.first, "last": position.last}
     return {
         "model": {
             "name": manifest.name,
@@ -411,8 +379,8 @@ def _run_record(
             "check_hu": options.check_hu,
         },
         "model_grid": {"shape": list(plan.grid_shape)},
-        "slice_position": position,
+        "slice_position": {"rule": rule, **ends},
         "plan": plan.as_dict(),
-        "seconds": {name: round(value, 4) for name, value in watch.seconds.items()},
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "warnings": list(warnings),
     }

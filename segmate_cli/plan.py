@@ -12,14 +12,15 @@ from typing import Any
 
 from segmate_cli import memory
 from segmate_cli.bundle import Bundle, Engine, Preprocessing
-from segmate_cli.engines import LoadedModel, usable_cpus
+from segmate_cli.engines import LoadedModel, usable_cpus, workers_for
 from segmate_cli.errors import MemoryCapError, UsageError
 from segmate_cli.memory import Cap
 from segmate_cli.resample import ModelGrid
 from segmate_cli.volume import Scan
 
-# On two cores 1, 2 and 4 slices a batch took 1.36, 1.26 and 1.34 s of network for 167 slices, and
-# 220, 238 and 280 MB in all.
+# Slices read and resampled that may wait for the network.
+SLICES_AHEAD = 8
+# On the CPU a slice for each worker, or this where the engine shares out a batch by itself.
 _CPU_BATCH = 2
 _GPU_BATCH = 16
 # Peaks of the same run differ by some MB; a cap must hold for the worst of them.
@@ -142,7 +143,7 @@ def make_plan(
         raise UsageError(f"--batch-size {batch_size} must be at least 1.")
     grid = ModelGrid.fit(scan.geometry, model.manifest.preprocessing)
     device = model.device if isinstance(model, LoadedModel) else "cpu"
-    best = min(batch_size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH), grid.shape[0])
+    best = min(batch_size or _best_batch(model, threads), grid.shape[0])
     smallest = best if batch_size else 1
     plans = {size: _stages(scan, model, grid, size) for size in range(best, smallest - 1, -1)}
     needs = {size: _cap_for(stages) for size, stages in plans.items()}
@@ -233,6 +234,12 @@ def _held_bytes(model: LoadedModel | Bundle) -> int:
     return _RUNTIME_BYTES[_engine(model)] + _BYTES_A_PARAMETER * parameters
 
 
+def _best_batch(model: LoadedModel | Bundle, threads: int | None) -> int:
+    if not isinstance(model, LoadedModel):
+        return max(_CPU_BATCH, workers_for(_engine(model), "cpu", threads or usable_cpus()))
+    return max(_CPU_BATCH, model.workers) if model.device == "cpu" else _GPU_BATCH
+
+
 def _stages(
     scan: Scan, model: LoadedModel | Bundle, grid: ModelGrid, batch_size: int
 ) -> tuple[Stage, ...]:
@@ -250,7 +257,8 @@ def _stages(
         Buffer(f"batch of {batch_size} in the network", _ENGINE_BYTES + batch_size * a_slice),
         Buffer("allocator and tables", _SLACK_BYTES),
     )
-    slices = Buffer("slices in use", _PLANE_BYTES_A_PIXEL * plane)
+    waiting = 4 * SLICES_AHEAD * rows * columns
+    slices = Buffer("slices in use", _PLANE_BYTES_A_PIXEL * plane + waiting)
     # Components are numbered in 4 bytes a voxel of the box around an organ, at most half the grid.
     parts = Buffer("components of organs", 3 * voxels if manifest.clean_up else 0)
     return (

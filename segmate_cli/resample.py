@@ -128,7 +128,7 @@ class ModelGrid:
         """
         source = enumerate(planes)
         last = self.source_shape[0] - 1
-        recent: dict[int, FloatArray] = {}
+        recent: dict[int, npt.NDArray[np.int16]] = {}
         for n in self.order():
             at = n * self.steps[0]
             low = min(int(at), last)
@@ -140,11 +140,12 @@ class ModelGrid:
                 taken, plane = next(source)
                 k = last - taken if self.descending else taken
                 if k in wanted:
-                    recent[k] = self._in_plane(plane)
+                    recent[k] = plane
+            # First between the slices, then in them: one plane to shrink, not two.
             if low == high or not part:
-                yield recent[low]
+                yield self._in_plane(recent[low].astype(np.float32))
             else:
-                yield recent[low] * (1 - part) + recent[high] * part
+                yield self._in_plane(recent[low] * (1 - part) + recent[high] * part)
         for _ in source:
             pass
 
@@ -190,8 +191,8 @@ class ModelGrid:
                 last, plane = source, labels[source].take(rows, 0).take(columns, 1)
             yield plane
 
-    def _in_plane(self, plane: npt.NDArray[np.int16]) -> FloatArray:
-        by_rows = self.rows.apply(plane.astype(np.float32))
+    def _in_plane(self, plane: FloatArray) -> FloatArray:
+        by_rows = self.rows.apply(plane)
         turned: FloatArray = self.columns.apply(np.ascontiguousarray(by_rows.T)).T
         return turned
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -14,8 +16,9 @@ from test_pipeline import scan_of_shape
 
 from segmate_cli import memory
 from segmate_cli.bundle import open_bundle
-from segmate_cli.engines import LoadedModel, load_model
+from segmate_cli.engines import load_model
 from segmate_cli.errors import MemoryCapError
+from segmate_cli.flow import spread
 from segmate_cli.guard import Batches, MemoryGuard
 from segmate_cli.memory import Cap
 from segmate_cli.pipeline import PredictOptions, predict
@@ -43,10 +46,7 @@ class FakeRunner:
 
 def run_all(batches: Batches, runner: FakeRunner, slices: np.ndarray) -> np.ndarray:
     positions = np.arange(len(slices), dtype=np.float32)
-    out = np.full((len(slices), 1, 2, 2), -1, np.float32)
-    for part, logits in batches.run(runner, slices, positions):
-        out[part] = logits
-    return out
+    return np.concatenate(list(batches.run(runner, slices, positions)))
 
 
 SLICES = np.arange(8 * 3 * 4, dtype=np.float32).reshape(8, 3, 2, 2)
@@ -77,10 +77,35 @@ def test_a_halved_batch_changes_no_voxel(tiny_bundle):
                 raise MemoryCapError("the engine ran out of memory")
             return model.runner.run(slices, positions)
 
-    tight = LoadedModel(model.bundle, model.network_file, "onnx", "cpu", 1, Tight())
+    tight = dataclasses.replace(model, runner=Tight())
     want = predict(volume, model).values
     found = predict(volume, tight, PredictOptions(batch_size=16))
     assert np.array_equal(found.values, want)
+
+
+def test_threads_together_stay_within_the_size():
+    at_once: list[int] = []
+    most = 3
+    lock = threading.Lock()
+
+    class Crowded:
+        description = "crowded"
+
+        def run(self, slices, positions):
+            with lock:
+                at_once.append(len(slices))
+                inside = sum(at_once)
+            time.sleep(0.02)
+            with lock:
+                at_once.remove(len(slices))
+            if inside > most:
+                raise MemoryCapError("the engine ran out of memory")
+            return slices[:, :1]
+
+    batches = Batches(8, MemoryGuard(NO_CAP))
+    found = spread(lambda n: run_all(batches, Crowded(), SLICES[n : n + 1]), range(8), 8)
+    assert np.array_equal(np.concatenate(list(found)), SLICES[:, :1])
+    assert batches.size <= 4
 
 
 def wait_for(condition, seconds: float = 5.0) -> bool:

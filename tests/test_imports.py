@@ -17,11 +17,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up: a module imports from the rows above its own, never from its own or below.
 LAYERS = (
-    ("errors", "layers", "dicom.contours", "dicom.walk"),
+    ("errors", "flow", "layers", "dicom.contours", "dicom.walk"),
     ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),
     ("bundle", "label_table", "volume", "dicom.decode"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
+    ("inputs",),
     ("dicom.stack", "pipeline"),
     ("dicom.series",),
     ("dicom.finding", "dicom.pixels", "dicom.scoring"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from conftest import (
@@ -21,7 +19,8 @@ from segmate_cli.bundle import open_bundle
 from segmate_cli.engines import load_model
 from segmate_cli.errors import MemoryCapError, ModelError, UnknownOrganError, UsageError
 from segmate_cli.geometry import Geometry
-from segmate_cli.pipeline import PredictOptions, Stopwatch, decide, neighbour_stacks, predict
+from segmate_cli.inputs import neighbour_stacks
+from segmate_cli.pipeline import PredictOptions, decide, predict
 from segmate_cli.volume import Volume
 
 HALF_MODEL_VOXEL_MM = 1.0
@@ -229,17 +228,3 @@ def test_a_position_that_cannot_be_estimated_is_said(tmp_path):
     labels = predict(bar(4, 4), folder)
     assert labels.run["slice_position"] == {"rule": "estimate", "first": None, "last": None}
     assert labels.values.any(axis=(1, 2)).tolist() == [n == 4 for n in range(10)]
-
-
-def test_stages_inside_stages_add_up_to_the_whole():
-    watch = Stopwatch()
-    start = time.perf_counter()
-    with watch.stage("outer"):
-        time.sleep(0.02)
-        for _ in range(2):
-            with watch.stage("inner"):
-                time.sleep(0.03)
-    whole = time.perf_counter() - start
-    assert watch.seconds["inner"] >= 0.06
-    assert 0.02 <= watch.seconds["outer"] <= whole - watch.seconds["inner"]
-    assert sum(watch.seconds.values()) <= whole
