@@ -1,6 +1,7 @@
 """The command line: parse, call one command, turn errors into one sentence and an exit code.
 
-This is the only place that catches segmate's errors, and the only one that catches broadly.
+This is the only place that catches segmate's errors, and the only one that catches broadly, beside
+a batch's worker (``batch.worker.attempt``).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -116,6 +118,36 @@ def _plan(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--format", choices=("table", "json"), default="table")
 
 
+def _batch(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "batch", parents=[common], help="segment many scans; loses none, repeats none"
+    )
+    add.add_argument(
+        "inputs", nargs="*", help="folders of NIfTI, DICOM, .zip; files; .csv manifests; - is stdin"
+    )
+    add.add_argument("-o", "--output", required=True, help="folder for results and state")
+    add.add_argument("--format", type=_words, default=("nifti",), help="nifti,seg,sr,rtstruct")
+    add.add_argument("--report", action="store_true", help="report.json for each case")
+    add.add_argument("--parquet", action="store_true", help="cohort.parquet (needs [parquet])")
+    add.add_argument("--jobs", type=_at_least_one, default=1, help="worker processes")
+    add.add_argument("--timeout", type=_duration, default=1200.0, help="a case's, such as 20m")
+    add.add_argument("--retries", type=_at_least_zero, default=1, help="of crashes and the like")
+    add.add_argument("--shard", metavar="I/N", help="only this part of the cases")
+    add.add_argument("--merge", nargs="+", metavar="OUT", help="only join tables of these folders")
+    add.add_argument("--mix", action="store_true", help="let other configurations' results stay")
+    add.add_argument("--paranoid", action="store_true", help="read all inputs and outputs again")
+    add.add_argument("--seg-type", choices=("binary", "labelmap"), help="of a DICOM SEG")
+    add.add_argument("--seg-compress", action="store_true", help="deflate the DICOM SEG")
+    add.add_argument("--uid-root", help="root of its UIDs; default 2.25")
+    add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
+    _add_engine(add)
+    add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
+    add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
+    styles = ("auto", "bar", "lines", "json", "none")
+    add.add_argument("--progress", choices=styles, default="auto")
+    add.add_argument("--quiet", action="store_true", help="no progress, no messages")
+
+
 def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "report", parents=[common], help="volumes of the organs in label maps"
@@ -196,7 +228,7 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = (
-    *(_predict, _plan, _report, _evaluate, _inspect, _models, _convert),
+    *(_predict, _plan, _batch, _report, _evaluate, _inspect, _models, _convert),
     *(_doctor, _completion),
 )
 
@@ -257,6 +289,21 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)
+
+
+def _at_least_zero(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text)
+
+
+def _duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``20m`` or ``2h``."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smh]?)", text.strip().lower())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no time; write it like 90s, 20m or 2h")
+    return seconds
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

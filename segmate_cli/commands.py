@@ -126,6 +126,13 @@ def _load_under_cap(
     return pipeline.ensure_loading(bundle, options)
 
 
+def batch(args: Namespace) -> int:
+    """``segmate batch``."""
+    from segmate_cli.batch import command
+
+    return command.run(args)
+
+
 def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:
     """How DICOM objects are to be written; None where none is asked for."""
     from segmate_cli import scans

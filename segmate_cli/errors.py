@@ -129,3 +129,9 @@ class OutputError(SegmateError):
 
 class OutputExistsError(OutputError):
     """The output is already there and ``--overwrite`` was not given."""
+
+
+class BatchStoppedError(SegmateError):
+    """A batch cannot go on: its worker processes do not come to life."""
+
+    exit_code = ExitCode.BATCH_NONE_SUCCEEDED

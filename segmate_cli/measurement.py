@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from segmate_cli import organs as organ_table
 from segmate_cli.errors import GeometryError
+from segmate_cli.geometry import Geometry
 from segmate_cli.organs import Organ
-from segmate_cli.volume import Labels, Volume
+from segmate_cli.volume import Hounsfield, Labels, LabelValues, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,57 @@ def measure(
         _check_grid(labels, ct)
     known = [organ for _, organ in sorted(labels.organs.items())]
     wanted = known if organs is None else organ_table.select(organs, known)
-    sums = _add_up(labels, ct)
-    edge = _values_on_faces(labels)
-    rows = []
-    for organ in {each.key: each for each in wanted}.values():
-        # Two values may mean one organ, as in a foreign table with "liver" and "Liver".
-        values = [value for value, each in labels.organs.items() if each.key == organ.key]
-        count, hu, squared = (float(part) for part in sums[:, _within(values, sums)].sum(axis=1))
-        n = int(count)
-        mean = hu / n if n and ct is not None else None
-        spread = None if mean is None else float(np.sqrt(max(0.0, squared / n - mean * mean)))
-        volume_ml = n * labels.geometry.voxel_ml if n else None
-        rows.append(OrganStats(organ, n, volume_ml, mean, spread, not edge.isdisjoint(values)))
-    return tuple(rows)
+    tally = Tally(labels.geometry, int(labels.values.max()))
+    for k, plane in enumerate(labels.values):
+        tally.add(plane, None if ct is None else ct.hu[k])
+    return tally.stats(labels.organs, wanted)
+
+
+class Tally:
+    """Voxels and HU of each label value, added up as the slices k = 0, 1, ... go by."""
+
+    def __init__(self, geometry: Geometry, highest: int) -> None:
+        """Count on a grid labels up to ``highest``."""
+        self._geometry = geometry
+        # Voxels, sum and sum of squares of HU: whole numbers below 2**53, so exact.
+        self._sums = np.zeros((3, highest + 1))
+        self._edge: set[int] = set()
+        self._slices = 0
+        self._with_hu = False
+
+    def add(self, plane: LabelValues, hu: Hounsfield | None) -> None:
+        """Count the next slice (rows, columns), with its HU where there is a CT."""
+        size = self._sums.shape[1]
+        inside = plane > 0
+        present = plane[inside].astype(np.intp)
+        self._sums[0] += np.bincount(present, minlength=size)
+        if hu is not None:
+            self._with_hu = True
+            values = hu[inside].astype(np.float64)
+            self._sums[1] += np.bincount(present, values, minlength=size)
+            self._sums[2] += np.bincount(present, values * values, minlength=size)
+        outermost = self._slices in (0, self._geometry.shape[0] - 1)
+        ends = (plane,) if outermost else (plane[0], plane[-1], plane[:, 0], plane[:, -1])
+        for end in ends:
+            self._edge.update(int(value) for value in np.unique(end))
+        self._slices += 1
+
+    def stats(self, organs: dict[int, Organ], wanted: Sequence[Organ]) -> tuple[OrganStats, ...]:
+        """What has been counted of the organs wanted, by a table of label values."""
+        rows = []
+        for organ in {each.key: each for each in wanted}.values():
+            # Two values may mean one organ, as in a foreign table with "liver" and "Liver".
+            values = [value for value, each in organs.items() if each.key == organ.key]
+            # The label map may not be wide enough for a value, which then has no voxel.
+            counted = [value for value in values if value < self._sums.shape[1]]
+            count, hu, squared = (float(part) for part in self._sums[:, counted].sum(axis=1))
+            n = int(count)
+            mean = hu / n if n and self._with_hu else None
+            spread = None if mean is None else float(np.sqrt(max(0.0, squared / n - mean * mean)))
+            volume_ml = n * self._geometry.voxel_ml if n else None
+            cut = not self._edge.isdisjoint(values)
+            rows.append(OrganStats(organ, n, volume_ml, mean, spread, cut))
+        return tuple(rows)
 
 
 def _check_grid(labels: Labels, ct: Volume) -> None:
@@ -81,31 +119,3 @@ def _check_grid(labels: Labels, ct: Volume) -> None:
     raise GeometryError(
         f"the CT does not lie on the label map's grid ({detail}); give the scan that was segmented."
     )
-
-
-def _add_up(labels: Labels, ct: Volume | None) -> npt.NDArray[np.float64]:
-    """Voxels, sum and sum of squares of HU, (3, label value); by slices to spare memory."""
-    size = int(labels.values.max()) + 1
-    sums = np.zeros((3, size))  # whole numbers below 2**53, so exact
-    for k, plane in enumerate(labels.values):
-        inside = plane > 0
-        present = plane[inside].astype(np.intp)
-        sums[0] += np.bincount(present, minlength=size)
-        if ct is not None and present.size:
-            hu = ct.hu[k][inside].astype(np.float64)
-            sums[1] += np.bincount(present, hu, minlength=size)
-            sums[2] += np.bincount(present, hu * hu, minlength=size)
-    return sums
-
-
-def _within(values: list[int], sums: npt.NDArray[np.float64]) -> list[int]:
-    """The values that the label map is wide enough for; others have no voxel."""
-    return [value for value in values if value < sums.shape[1]]
-
-
-def _values_on_faces(labels: Labels) -> set[int]:
-    found: set[int] = set()
-    for axis in range(3):
-        for end in (0, -1):
-            found.update(int(v) for v in np.unique(labels.values.take(end, axis=axis)))
-    return found - {0}

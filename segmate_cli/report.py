@@ -56,7 +56,7 @@ def separated(
     delimiter = "," if style == "csv" else "\t"
     writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in table)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in table)
     return text.getvalue()
 
 
@@ -101,10 +101,11 @@ def _shown(name: str, row: dict[str, Any]) -> str:
         return f"{value:.1f}" if value >= _LEAST_SHOWN_ML else f"<{_LEAST_SHOWN_ML}"
     if name in ("mean_hu", "sd_hu"):
         return "-" if value is None else f"{value:.1f}"
-    return _cell(value)
+    return cell(value)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a table shows it: unknown is empty."""
     if value is None:
         return ""
     if isinstance(value, bool):
