@@ -45,7 +45,7 @@ def _predict(
     seg: SegOptions | None,
     guard: MemoryGuard,
 ) -> ExitCode:
-    from segmate_cli import pipeline, report, scans, sidecar
+    from segmate_cli import nifti, pipeline, report, scans, sidecar
     from segmate_cli.flow import Stopwatch
 
     style: console.ProgressStyle = "none" if args.quiet else args.progress
@@ -57,6 +57,8 @@ def _predict(
         with console.progress(style) as progress:
             with watch.stage("find"):
                 path = Path(args.scan)
+                if nifti.is_nifti_name(path):
+                    nifti.import_reader()
                 scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
                 for note in scan.notes:
                     _say(args, note)

@@ -7,7 +7,9 @@ the end of a gzip file is always reached. The source of the header layout is NIf
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +65,21 @@ class NiftiFile:
 def is_nifti_name(path: Path) -> bool:
     """Whether the name ends in .nii or .nii.gz, in any case."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def import_reader() -> None:
+    """Import nibabel without pydicom, for which it has no use in NIfTI files.
+
+    That saves 0.17 of 0.3 s. Only for a process of segmate's own: nibabel's support of DICOM, which
+    segmate does not use, is off in it.
+    """
+    if "nibabel" in sys.modules or "pydicom" in sys.modules:
+        return
+    sys.modules["pydicom"] = None  # type: ignore[assignment]  # "not installed", says Python
+    try:
+        importlib.import_module("nibabel")
+    finally:
+        del sys.modules["pydicom"]
 
 
 def open_nifti(path: Path, *, assume_ras: bool = False) -> NiftiFile:

@@ -221,13 +221,13 @@ def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
     An organ passes where its logit is over its threshold; where several pass, the largest logit
     wins; where none does, the voxel is background.
     """
-    best = np.zeros((logits.shape[0], *logits.shape[2:]), dtype=np.float32)
+    best = np.full((logits.shape[0], *logits.shape[2:]), -np.inf, dtype=np.float32)
     labels = np.zeros(best.shape, dtype=np.uint8)
     thresholds = manifest.threshold_logits()
     for value, (entry, threshold) in enumerate(zip(manifest.organs, thresholds, strict=True), 1):
         logit = logits[:, entry.channel]
-        wins = (logit > threshold) & ((logit > best) | (labels == 0))
-        labels[wins] = value
+        wins = logit > np.maximum(best, np.float32(threshold))
+        np.putmask(labels, wins, value)
         np.copyto(best, logit, where=wins)
     return labels
 

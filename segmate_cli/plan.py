@@ -19,7 +19,7 @@ from segmate_cli.resample import ModelGrid
 from segmate_cli.volume import Scan
 
 # Slices read and resampled that may wait for the network.
-SLICES_AHEAD = 8
+SLICES_AHEAD = 16
 # On the CPU a slice for each worker, or this where the engine shares out a batch by itself.
 _CPU_BATCH = 2
 _GPU_BATCH = 16

@@ -54,9 +54,12 @@ class Taps:
 
     def apply(self, array: FloatArray) -> FloatArray:
         """Sum along axis 0 of a 2D array; always in the same order, so bit-reproducible."""
-        out: FloatArray = array[self.index[0]] * self.weights[0][:, None]
-        for index, weights in zip(self.index[1:], self.weights[1:], strict=True):
-            out += array[index] * weights[:, None]
+        out = np.zeros((self.index.shape[1], array.shape[1]), dtype=np.float32)
+        part = np.empty_like(out)  # made once: new pages for each tap would take as long as the sum
+        for index, weights in zip(self.index, self.weights, strict=True):
+            array.take(index, 0, out=part, mode="clip")
+            part *= weights[:, None]
+            out += part
         return out
 
 

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from conftest import save_nifti
+from conftest import ball_scan, save_nifti
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_geometry import directions, make
@@ -341,3 +341,17 @@ def test_reading_needs_no_float_copy_of_the_scan(tmp_path):
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) < 1.3
+
+
+def test_the_command_reads_nifti_without_importing_pydicom(tmp_path):
+    path = ball_scan(tmp_path / "scan.nii.gz")
+    script = f"""
+import sys
+from pathlib import Path
+from segmate_cli import nifti
+nifti.import_reader()
+nifti.read_volume(nifti.open_nifti(Path({str(path)!r})))
+assert "nibabel" in sys.modules and "pydicom" not in sys.modules
+import pydicom
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
