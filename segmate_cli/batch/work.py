@@ -23,6 +23,7 @@ from segmate_cli.batch.series_index import stamp
 from segmate_cli.batch.settings import Settings, digest_of
 from segmate_cli.engines import LoadedModel
 from segmate_cli.errors import InputError, NothingFoundError, OutputError, UsageError
+from segmate_cli.flow import Stopwatch
 from segmate_cli.guard import MemoryGuard
 from segmate_cli.measurement import OrganStats, Tally
 from segmate_cli.volume import DicomSource, LabelMap, LabelValues, Scan
@@ -94,7 +95,7 @@ def run_case(job: Job, settings: Settings, model: LoadedModel) -> Done:
     """
     restart_peak()
     settings = settings.for_case(job.case.options)
-    watch = pipeline.Stopwatch()
+    watch = Stopwatch()
     records.make_folder(job.folder)
     with locked(job.folder / records.LOCK_NAME, _LOCK_SECONDS):
         path = Path(job.case.path)
@@ -209,7 +210,7 @@ def _segment(
     model: LoadedModel,
     scan: Scan,
     content: Content,
-    watch: pipeline.Stopwatch,
+    watch: Stopwatch,
 ) -> Record:
     options = pipeline.PredictOptions(
         organs=settings.organs,
@@ -225,7 +226,6 @@ def _segment(
         options = dataclasses.replace(options, batch_size=max(1, size))
     records.clear(job.folder)
     with MemoryGuard(memory.resolve_cap(options.memory_cap_bytes)) as guard:
-        guard.limit_allocations()
         labels = pipeline.segment(scan, model, options, guard=guard)
         stats, notes = _write(job, settings, scan, labels, watch)
     if not any(each.voxels for each in stats):
@@ -279,7 +279,7 @@ class _Counted:
 
 
 def _write(
-    job: Job, settings: Settings, scan: Scan, labels: pipeline.GridLabels, watch: pipeline.Stopwatch
+    job: Job, settings: Settings, scan: Scan, labels: pipeline.GridLabels, watch: Stopwatch
 ) -> tuple[Sequence[OrganStats], list[str]]:
     """Write all outputs; gives the measurements, and what could not be written and why."""
     counted = _Counted(labels, scan)

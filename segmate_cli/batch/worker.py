@@ -68,7 +68,7 @@ def load_handler(raw: dict[str, Any]) -> Handler:
             f"a worker's memory cap of {memory.human(cap.size_bytes or 0)} ({cap.origin}) does not "
             "even hold the model; give a larger --memory-cap, or fewer --jobs."
         )
-    model = pipeline.ensure_loaded(bundle, options)
+    model = pipeline.ensure_loading(bundle, options).loaded()
     pipeline.select_values(model.manifest, settings.organs)
 
     def handle(job: dict[str, Any]) -> dict[str, Any]:
