@@ -103,6 +103,11 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
     _add_engine(add)
     _add_scan(add)
+    add.add_argument(
+        "--all-series",
+        action="store_true",
+        help="DICOM: each CT series; -o is a folder, or a name with {series} in it",
+    )
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
     add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")
     add.add_argument("--overwrite", action="store_true", help="replace outputs that exist")

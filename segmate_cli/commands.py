@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,56 +17,110 @@ from segmate_cli import __version__, console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from segmate_cli.dicom import SeriesInfo
     from segmate_cli.dicom.reference import SegOptions
     from segmate_cli.engines import LoadedModel, LoadingModel
-    from segmate_cli.guard import MemoryGuard
     from segmate_cli.pipeline import PredictOptions
+    from segmate_cli.volume import Scan
 
 
 def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
-    from segmate_cli import pipeline, scans, sidecar
-    from segmate_cli.guard import MemoryGuard
+    from segmate_cli import nifti, scans
 
-    path, outputs = Path(args.scan), [Path(name) for name in args.output]
+    path = Path(args.scan)
+
+    def find() -> Scan:
+        if nifti.is_nifti_name(path):
+            nifti.import_reader()
+        return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
+
+    if args.all_series:
+        return _predict_each(args, path)
+    outputs = [Path(name) for name in args.output]
+    _check_outputs(args, outputs)
+    _predict_one(args, _set_up(args, outputs, find), outputs, find)
+    return ExitCode.DONE
+
+
+def _predict_each(args: Namespace, path: Path) -> ExitCode:
+    """``segmate predict --all-series``."""
+    from segmate_cli import dicom
+    from segmate_cli.every_series import find_each, in_turn, output_of
+
+    if args.series:
+        raise UsageError("--all-series and --series exclude each other; give one.")
+    finding = find_each(path)
+    outputs = {
+        one.number: [output_of(name, one.number, args.format) for name in args.output]
+        for one in finding.candidates
+    }
+    for names in outputs.values():
+        _check_outputs(args, names)
+    first = finding.candidates[0]
+    set_up = _set_up(args, outputs[first.number], lambda: dicom.as_scan(finding, first))
+    set_up.model.loaded()  # else each series would fail of what is wrong with the model
+
+    def run(series: SeriesInfo) -> None:
+        _say(args, f"series {series.number}: {series.description or '(no description)'}")
+        _predict_one(args, set_up, outputs[series.number], lambda: dicom.as_scan(finding, series))
+
+    # A failure is told even if --quiet.
+    return in_turn(finding.candidates, run, lambda text: console.say(text, style=args.progress))
+
+
+def _check_outputs(args: Namespace, outputs: list[Path]) -> None:
+    from segmate_cli import scans, sidecar
+
+    inputs = (Path(args.scan),)
+    scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=inputs, kind=args.format)
+    if args.itksnap:
+        files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
+
+
+@dataclass(frozen=True, slots=True)
+class _SetUp:
+    """What the series of one run share."""
+
+    options: PredictOptions
+    seg: SegOptions | None
+    model: LoadedModel | LoadingModel
+    cap: memory.Cap
+
+
+def _set_up(args: Namespace, outputs: list[Path], find: Callable[[], Scan]) -> _SetUp:
+    from segmate_cli import pipeline
+
     options = pipeline.PredictOptions(
         organs=args.organs, check_hu=not args.no_hu_check, **_engine_options(args)
     )
-    scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=(path,), kind=args.format)
     seg = _seg_options(args, outputs)
-    if args.itksnap:
-        files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
-    with MemoryGuard(memory.resolve_cap(options.memory_cap_bytes)) as guard:
-        return _predict(args, options, outputs, seg, guard)
+    cap = memory.resolve_cap(options.memory_cap_bytes)
+    model = _load_under_cap(args, options, cap, find)
+    pipeline.select_values(model.manifest, options.organs)
+    return _SetUp(options, seg, model, cap)
 
 
-def _predict(
-    args: Namespace,
-    options: PredictOptions,
-    outputs: list[Path],
-    seg: SegOptions | None,
-    guard: MemoryGuard,
-) -> ExitCode:
-    from segmate_cli import nifti, pipeline, report, scans, sidecar
+def _predict_one(
+    args: Namespace, set_up: _SetUp, outputs: list[Path], find: Callable[[], Scan]
+) -> None:
+    """Segment one scan, write it, print the outputs' paths."""
+    from segmate_cli import pipeline, report, scans, sidecar
     from segmate_cli.flow import Stopwatch
+    from segmate_cli.guard import MemoryGuard
 
     style: console.ProgressStyle = "none" if args.quiet else args.progress
+    seg, model, cap = set_up.seg, set_up.model, set_up.cap
     watch = Stopwatch()
-    model = _load_under_cap(args, options, guard.cap)
-    pipeline.select_values(model.manifest, options.organs)
     written: list[Path] = []
     try:
-        with console.progress(style) as progress:
+        with MemoryGuard(cap) as guard, console.progress(style) as progress:
             with watch.stage("find"):
-                path = Path(args.scan)
-                if nifti.is_nifti_name(path):
-                    nifti.import_reader()
-                scan = scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
+                scan = find()
                 for note in scan.notes:
                     _say(args, note)
-                cap = guard.cap.size_bytes
-                warnings = scans.seg_reference(scan, seg, cap).warnings if seg else ()
-            labels = pipeline.segment(scan, model, options, progress, guard)
+                warnings = scans.seg_reference(scan, seg, cap.size_bytes).warnings if seg else ()
+            labels = pipeline.segment(scan, model, set_up.options, progress, guard)
             spent = watch.seconds
             for output in scans.save_all(
                 labels, outputs, args.overwrite, seg=seg, seconds=spent, kind=args.format
@@ -80,7 +136,6 @@ def _predict(
     _say(args, f"{model.manifest.title} ({labels.run['engine_description']})")
     for warning in (*labels.run["warnings"], *warnings):
         _say(args, f"warning: {warning}")
-    return ExitCode.DONE
 
 
 def plan(args: Namespace) -> ExitCode:
@@ -90,9 +145,12 @@ def plan(args: Namespace) -> ExitCode:
 
     options = pipeline.PredictOptions(**_engine_options(args))
     cap = memory.resolve_cap(options.memory_cap_bytes)
-    model = _load_under_cap(args, options, cap).loaded()
-    scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
-    made = pipeline.plan_for(scan, model, options, cap)
+
+    def find() -> Scan:
+        return scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
+
+    model = _load_under_cap(args, options, cap, find).loaded()
+    made = pipeline.plan_for(find(), model, options, cap)
     if args.format == "json":
         print(json.dumps(made.as_dict(), indent=2))
     else:
@@ -113,18 +171,17 @@ def _engine_options(args: Namespace) -> dict[str, Any]:
 
 
 def _load_under_cap(
-    args: Namespace, options: PredictOptions, cap: memory.Cap
+    args: Namespace, options: PredictOptions, cap: memory.Cap, find: Callable[[], Scan]
 ) -> LoadedModel | LoadingModel:
     """Start to load the model; MemoryCapError at once where the cap does not even hold that."""
-    from segmate_cli import pipeline, scans
+    from segmate_cli import pipeline
     from segmate_cli.bundle import open_bundle
     from segmate_cli.plan import fits_to_load
 
     bundle = open_bundle(args.model)
     if not fits_to_load(bundle, cap):
-        scan = scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
         # This raises, and names the least cap for this scan.
-        pipeline.plan_for(scan, bundle, options, cap)
+        pipeline.plan_for(find(), bundle, options, cap)
     return pipeline.ensure_loading(bundle, options)
 
 

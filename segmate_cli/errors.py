@@ -41,14 +41,14 @@ _MEANINGS = {
     ExitCode.BAD_INPUT: "bad or unsupported input",
     ExitCode.BAD_MODEL: "bad model",
     ExitCode.CANNOT_WRITE: "cannot write the output",
-    ExitCode.BATCH_SOME_FAILED: "batch: some cases failed",
-    ExitCode.BATCH_NONE_SUCCEEDED: "batch: no case succeeded",
+    ExitCode.BATCH_SOME_FAILED: "batch or --all-series: some failed",
+    ExitCode.BATCH_NONE_SUCCEEDED: "batch or --all-series: none succeeded",
 }
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException, most: int = 200) -> str:
     """Another library's error as a phrase that fits into one of segmate's messages."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 class SegmateError(Exception):

@@ -163,7 +163,7 @@ def test_kernels_of_the_makers(kernel: str, description: str, kind: str) -> None
 def test_the_rules_add_up_and_readme_has_them_and_the_keys(tmp_path: Path) -> None:
     assert sum(most for most, _, _ in RULES) == 100
     for most, what, _ in RULES:
-        assert f"| {most} | {what} |" in README
+        assert f"| {what} | {most} |" in README
     for key in KEYS:
         assert f"`{key}`" in README
     best = THIN.but(shape=(2, 4, 4), step_mm=1.0)

@@ -32,6 +32,7 @@ LAYERS = (
     ("dicom.objects",),
     ("dicom.rtstruct", "dicom.rtstruct_read", "dicom.seg", "dicom.seg_read", "dicom.sr"),
     ("scans", "inspection"),
+    ("every_series",),
     ("evaluation", "batch.settings", "batch.ids", "batch.locks", "batch.peak", "batch.stopping"),
     ("batch", "batch.records", "batch.series_index", "batch.events"),
     ("batch.sources", "batch.cases", "batch.output_folder"),
@@ -54,6 +55,7 @@ AGAINST = {
 # Who catches broadly beside cli.py, and what.
 BROAD = {
     "inspection": {"SegmateError"},  # says what predict would refuse
+    "every_series": {"SegmateError"},  # one series' failure ends no other series
     "batch.worker": {"SegmateError", "Exception"},  # one case's failure ends no other case
 }
 HEAVY = ("numpy", "nibabel", "pydicom", "pydantic", "onnxruntime", "torch", "rich", "cc3d", "timm")

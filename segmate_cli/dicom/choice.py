@@ -21,7 +21,10 @@ _COLUMNS = (
 )
 _LISTED = 3
 _SAME_MM = 0.05
-_HOW = 'choose one with --series NUMBER, --series UID or --series "key=value,..."'
+_HOW = (
+    'choose one with --series NUMBER, --series UID or --series "key=value,...", or take each with '
+    "--all-series"
+)
 
 
 @dataclass(frozen=True, slots=True)
