@@ -6,58 +6,77 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.bundle import CleanUp, Manifest
+from segmate_cli.components import Components
+from segmate_cli.planes import Planes, Uint8Array
 
 Mask = npt.NDArray[np.bool_]
-Uint8Array = npt.NDArray[np.uint8]
 
 
-def clean_up(labels: Uint8Array, manifest: Manifest, voxel_ml: float) -> None:
-    """Clean the labels (k, j, i) in place.
+def clean_up(labels: Planes, manifest: Manifest, voxel_ml: float) -> None:
+    """Clean the labels, planes of (j, i), in place.
 
     Done on the model's grid: the way back copies voxels, so components stay what they are, and
     there are far fewer voxels to visit than on the scan's grid.
     """
+    waiting: dict[int, CleanUp] = {}
     for value, entry in enumerate(manifest.organs, 1):
-        rule = manifest.clean_up.get(entry.key)
-        if rule is None or rule == CleanUp():
-            continue
-        box = bounding_box(labels == value)
-        if box is not None:
-            _clean_one(labels[box], value, rule, voxel_ml)
+        rule = manifest.clean_up.get(entry.key, CleanUp())
+        waiting[value] = rule
+        # Only what is filled depends on what the organs before it have left.
+        if rule.fill_holes:
+            drop_parts(labels, waiting, voxel_ml)
+            fill_holes(labels, value)
+            waiting = {}
+    drop_parts(labels, waiting, voxel_ml)
 
 
-def _clean_one(labels: Uint8Array, value: int, rule: CleanUp, voxel_ml: float) -> None:
-    mask = labels == value
-    kept = mask
-    if rule.largest_component or rule.min_component_ml > 0:
-        least = rule.min_component_ml / voxel_ml
-        kept = keep_components(mask, largest=rule.largest_component, least_voxels=least)
-    labels[mask & ~kept] = 0
-    if rule.fill_holes:
-        labels[holes(kept) & (labels == 0)] = value
+def drop_parts(labels: Planes, rules: dict[int, CleanUp], voxel_ml: float) -> None:
+    """Take away 26-connected parts of organs that are not the largest, or are too small."""
+    ruled = np.zeros(256, np.uint8)
+    for value, rule in rules.items():
+        if rule.largest_component or rule.min_component_ml > 0:
+            ruled[value] = value
+    if not ruled.any():
+        return
+    parts = Components(lambda k: ruled[labels[k]], range(labels.shape[0]), 26)
+    drop = np.zeros(parts.sizes.size, np.bool_)
+    for value in np.flatnonzero(ruled).tolist():
+        own = np.flatnonzero((parts.values == value) & (parts.sizes > 0))
+        rule = rules[value]
+        drop[own] = parts.sizes[own] < rule.min_component_ml / voxel_ml
+        if rule.largest_component and own.size:
+            drop[np.delete(own, parts.sizes[own].argmax())] = True
+    _set(labels, parts, drop, 0)
 
 
-def keep_components(mask: Mask, *, largest: bool, least_voxels: float) -> Mask:
-    """The largest 26-connected component, or all that are large enough."""
-    import cc3d
+def fill_holes(labels: Planes, value: int) -> None:
+    """Give an organ the background that it shuts in on all sides (6-connected)."""
+    slices, rows, columns = labels.shape
 
-    parts = cc3d.connected_components(mask.astype(np.uint8), connectivity=26)
-    sizes = np.bincount(parts.reshape(-1))
-    sizes[0] = 0
-    keep = sizes >= max(1.0, least_voxels)
-    if largest:
-        keep &= np.arange(sizes.size) == sizes.argmax()
-    return np.asarray(keep[parts])
+    def around(k: int) -> Uint8Array:
+        out = np.ones((rows + 2, columns + 2), np.uint8)
+        if 0 <= k < slices:
+            out[1:-1, 1:-1] = labels[k] != value
+        return out
+
+    # A margin on all sides joins all that is outside; it begins first, so it is component 1.
+    parts = Components(around, range(-1, slices + 1), 6)
+    shut_in = parts.sizes > 0
+    shut_in[1] = False
+    _set(labels, parts, shut_in, value, margin=1)
 
 
-def holes(mask: Mask) -> Mask:
-    """Background that is shut in on all sides (6-connected) by the mask."""
-    import cc3d
-
-    outside = np.pad(~mask, 1, constant_values=True)
-    parts = cc3d.connected_components(outside.astype(np.uint8), connectivity=6)
-    shut_in = outside & (parts != parts[0, 0, 0])
-    return np.asarray(shut_in[1:-1, 1:-1, 1:-1])
+def _set(labels: Planes, parts: Components, chosen: Mask, value: int, margin: int = 0) -> None:
+    """Write a value to voxels of the chosen components; to fill, only where there is background."""
+    if not chosen.any():
+        return
+    rows, columns = (slice(margin, margin + n) for n in labels.shape[1:])
+    for k, found in parts.chosen(chosen):
+        hit = found[rows, columns]
+        if hit.any() and 0 <= k < labels.shape[0]:
+            plane = labels[k]
+            plane[hit & (plane == 0) if value else hit] = value
+            labels[k] = plane
 
 
 def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, slice, slice] | None:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import cc3d
 import numpy as np
 import pytest
 from conftest import manifest_dict, threshold_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmate_cli.bundle import Manifest
-from segmate_cli.clean_up import clean_up, holes, keep_components
+from segmate_cli import components
+from segmate_cli.bundle import CleanUp, Manifest
+from segmate_cli.clean_up import bounding_box, clean_up, drop_parts, fill_holes
+from segmate_cli.planes import PackedPlanes
 
 VOXEL_ML = 0.008
+
+
+def keep_components(mask: np.ndarray, *, largest: bool, least_voxels: float) -> np.ndarray:
+    values = mask.astype(np.uint8)
+    rule = CleanUp(largest_component=largest, min_component_ml=least_voxels)
+    drop_parts(values, {1: rule}, voxel_ml=1.0)
+    return values == 1
+
+
+def holes(mask: np.ndarray) -> np.ndarray:
+    values = mask.astype(np.uint8)
+    fill_holes(values, 1)
+    return (values == 1) & ~mask
 
 
 def manifest(**rules: dict[str, object]) -> Manifest:
@@ -142,3 +158,70 @@ def test_scipy_agrees(mask):
     kept = keep_components(mask, largest=True, least_voxels=0)
     sizes = np.bincount(parts.ravel())[1:]
     assert np.count_nonzero(kept) == (sizes.max() if count else 0)
+
+
+def whole(labels: np.ndarray, rules: list[CleanUp]) -> None:
+    """The same clean-up on the volume as a whole, organ after organ, as it was first written."""
+    for value, rule in enumerate(rules, 1):
+        box = bounding_box(labels == value)
+        if box is None:
+            continue
+        part = labels[box]
+        mask = part == value
+        found = cc3d.connected_components(mask.astype(np.uint8), connectivity=26)
+        sizes = np.bincount(found.reshape(-1))
+        sizes[0] = 0
+        keep = sizes >= max(1.0, rule.min_component_ml / VOXEL_ML)
+        if rule.largest_component:
+            keep &= np.arange(sizes.size) == sizes.argmax()
+        kept = keep[found]
+        part[mask & ~kept] = 0
+        if rule.fill_holes:
+            outside = np.pad(~kept, 1, constant_values=True)
+            parts = cc3d.connected_components(outside.astype(np.uint8), connectivity=6)
+            shut_in = (outside & (parts != parts[0, 0, 0]))[1:-1, 1:-1, 1:-1]
+            part[shut_in & (part == 0)] = value
+
+
+rules = st.builds(
+    CleanUp,
+    largest_component=st.booleans(),
+    fill_holes=st.booleans(),
+    min_component_ml=st.sampled_from([0.0, 2 * VOXEL_ML, 3.5 * VOXEL_ML, 20 * VOXEL_ML]),
+)
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 7), st.integers(1, 7))
+
+
+@settings(deadline=None, max_examples=300)
+@given(shapes, st.integers(0, 10**6), st.floats(0.2, 0.9), rules, rules, st.sampled_from([1, 2, 8]))
+def test_slab_by_slab_is_the_same_as_all_at_once(shape, seed, share, liver, spleen, slab):
+    rng = np.random.default_rng(seed)
+    values = rng.choice(3, shape, p=[1 - share, share / 2, share / 2]).astype(np.uint8)
+    want = values.copy()
+    whole(want, [liver, spleen])
+    packed = PackedPlanes(shape)
+    for k, plane in enumerate(values):
+        packed[k] = plane
+    before, components._SLAB_PLANES = components._SLAB_PLANES, slab
+    try:
+        rules = {"liver": liver.model_dump(), "spleen": spleen.model_dump()}
+        clean_up(packed, manifest(**rules), VOXEL_ML)
+    finally:
+        components._SLAB_PLANES = before
+    assert np.array_equal(np.stack(list(packed)), want)
+
+
+def test_a_snake_through_all_slabs_is_one_part():
+    # Down one side, along the last plane, up the other: two parts until the very last slab.
+    values = np.zeros((40, 5, 5), np.uint8)
+    values[:, 0, 0] = values[:, 4, 4] = values[39, :, 0] = values[39, 4, :] = 1
+    values[:30, 2, 2] = 1
+    found = cleaned(values, liver={"largest_component": True})
+    assert np.count_nonzero(found) == np.count_nonzero(values) - 30
+
+
+def test_of_equal_parts_the_first_stays():
+    values = np.zeros((20, 3, 3), np.uint8)
+    values[[1, 9, 18], 1, 1] = 1
+    found = cleaned(values, liver={"largest_component": True})
+    assert np.argwhere(found).tolist() == [[1, 1, 1]]
