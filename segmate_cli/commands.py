@@ -6,6 +6,7 @@ stdout carries results alone (paths, tables, JSON); everything else goes to stde
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -92,7 +93,11 @@ def _set_up(args: Namespace, outputs: list[Path], find: Callable[[], Scan]) -> _
     from segmate_cli import pipeline
 
     options = pipeline.PredictOptions(
-        organs=args.organs, check_hu=not args.no_hu_check, **_engine_options(args)
+        organs=args.organs,
+        check_hu=not args.no_hu_check,
+        # The system's own folder is often small, or in memory.
+        temporary_folder=None if os.environ.get("TMPDIR") else outputs[0].parent,
+        **_engine_options(args),
     )
     seg = _seg_options(args, outputs)
     cap = memory.resolve_cap(options.memory_cap_bytes)

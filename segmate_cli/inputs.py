@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +15,23 @@ from segmate_cli.flow import Stopwatch
 from segmate_cli.hounsfield import HuCensus
 from segmate_cli.plan import padded_shape
 from segmate_cli.resample import ModelGrid
+from segmate_cli.spool import planes_across
 from segmate_cli.volume import Hounsfield, Scan
 
 FloatArray = npt.NDArray[np.float32]
 
 
 class ScanTap:
-    """A scan's slices for the network, hashed and counted as they pass for the first time."""
+    """A scan's slices for the network, hashed and counted as they pass for the first time.
 
-    def __init__(self, scan: Scan, grid: ModelGrid, watch: Stopwatch) -> None:
+    ``folder`` is for a temporary file, where one is needed; None takes the system's.
+    """
+
+    def __init__(
+        self, scan: Scan, grid: ModelGrid, watch: Stopwatch, folder: Path | None = None
+    ) -> None:
         self._scan = scan
+        self._folder = folder
         self._grid = grid
         self._watch = watch
         self._digest = hashlib.sha256()
@@ -35,10 +43,11 @@ class ScanTap:
         stored = self._stored()
         if self._grid.streams:
             return (self._grid.turn_plane(plane) for plane in stored)
-        hu = np.empty(self._scan.geometry.shape, dtype=np.int16)
-        for k, plane in enumerate(stored):
-            hu[k] = plane
-        return iter(self._grid.turn.view(hu))
+        turn = self._grid.turn
+        across = planes_across(
+            stored, self._scan.geometry.shape, turn.axes[0], self._folder, down=turn.flips[0]
+        )
+        return (self._grid.turn_plane(plane) for plane in across)
 
     def verdict(self) -> tuple[str, ...]:
         """What the HU look like, once all slices have passed; see ``HuCensus.verdict``."""

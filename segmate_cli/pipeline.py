@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from segmate_cli import organs
 from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, open_bundle
@@ -35,10 +34,9 @@ from segmate_cli.inputs import ScanTap, neighbour_stacks, network_slices
 from segmate_cli.memory import Cap, resolve_cap
 from segmate_cli.organs import Organ
 from segmate_cli.plan import SLICES_AHEAD, Plan, make_plan
+from segmate_cli.planes import PackedPlanes, Uint8Array
 from segmate_cli.resample import ModelGrid
 from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume
-
-Uint8Array = npt.NDArray[np.uint8]
 
 Model = LoadedModel | LoadingModel | Bundle | str | Path
 
@@ -58,6 +56,8 @@ class PredictOptions:
         threads: CPU threads of the engine; None takes all.
         memory_cap_bytes: What the process may use; None for 80 % of what is left free.
         check_hu: Refuse voxels that are surely not Hounsfield units.
+        temporary_folder: For the temporary file of a scan stored coronally or sagittally; None
+            takes the system's (TMPDIR).
     """
 
     organs: tuple[str, ...] | None = None
@@ -67,6 +67,7 @@ class PredictOptions:
     threads: int | None = None
     memory_cap_bytes: int | None = None
     check_hu: bool = True
+    temporary_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class GridLabels:
     """Labels on the model's grid, and how they go back to the scan's; a ``LabelMap``.
 
     Attributes:
-        on_grid: (slices, rows, columns) uint8 on the model's grid.
+        on_grid: Labels on the model's grid, deflated plane by plane.
         grid: How that lies on the scan.
         geometry: The scan's.
         organs: Label value to organ.
@@ -82,7 +83,7 @@ class GridLabels:
         run: How the labels were made, as the sidecar says it.
     """
 
-    on_grid: Uint8Array
+    on_grid: PackedPlanes
     grid: ModelGrid
     geometry: Geometry
     organs: dict[int, Organ]
@@ -145,8 +146,9 @@ def segment(
 
     ``guard`` is one that already watches this process; without it there is one for this call.
 
-    In memory are the slices in use, one batch, and the labels on the model's grid. A scan whose
-    stored slices lie across the model's (coronal or sagittal storage) is read as a whole first.
+    In memory are the slices in use, one batch, and the labels on the model's grid, deflated. A scan
+    whose stored slices lie across the model's (coronal or sagittal storage) is turned first, by way
+    of a temporary file.
     """
     options = options or PredictOptions()
     watch = Stopwatch()
@@ -154,7 +156,7 @@ def segment(
     manifest = loading.manifest
     wanted = select_values(manifest, options.organs)
     grid = ModelGrid.fit(scan.geometry, manifest.preprocessing)
-    tap = ScanTap(scan, grid, watch)
+    tap = ScanTap(scan, grid, watch, options.temporary_folder)
     cap = guard.cap if guard else resolve_cap(options.memory_cap_bytes)
     # Reading begins while the network loads.
     with ensure_guarded(guard, cap) as on_watch, _slices(tap, grid, manifest, watch) as slices:
@@ -252,20 +254,21 @@ class Segmenter:
 
     def labels(
         self, slices: Iterable[FloatArray], position: SlicePosition | None = None
-    ) -> Uint8Array:
+    ) -> PackedPlanes:
         """Labels on the model's grid.
 
         Args:
             slices: From ``network_slices``.
             position: Where the organs begin and end; None if that is not known.
         """
-        out = np.zeros(self.grid.shape, dtype=np.uint8)
+        out = PackedPlanes(self.grid.shape)
         workers = min(self.loaded.workers, self.batches.size)
         parts = self._stacks(slices, -(-self.batches.size // workers))
         done, total = 0, self.grid.shape[0]
         self.progress("segment", done, total)
         for numbers, found in spread(lambda part: self._label(part, position), parts, workers):
-            out[numbers] = found
+            for number, plane in zip(numbers, found, strict=True):
+                out[number] = plane
             done += len(numbers)
             self.progress("segment", done, total)
         return out
@@ -296,7 +299,7 @@ class Segmenter:
                     labels.append(decide(logits[:, :, :rows, :columns], manifest))
         return numbers, np.concatenate(labels)
 
-    def position_of(self, on_grid: Uint8Array) -> SlicePosition | None:
+    def position_of(self, on_grid: PackedPlanes) -> SlicePosition | None:
         """Where the organs begin and end, if the model wants to know and it can be said."""
         preprocessing = self.loaded.manifest.preprocessing
         if preprocessing.slice_position == "none":
@@ -320,9 +323,9 @@ class SlicePosition:
     last: int
 
     @classmethod
-    def estimate(cls, on_grid: Uint8Array, least_voxels: float) -> SlicePosition | None:
+    def estimate(cls, on_grid: PackedPlanes, least_voxels: float) -> SlicePosition | None:
         """Of labels that were made without; None where fewer than two slices have organs."""
-        voxels = np.count_nonzero(on_grid.reshape(on_grid.shape[0], -1), axis=1)
+        voxels = np.array([np.count_nonzero(plane) for plane in on_grid])
         found = np.flatnonzero(voxels >= least_voxels)
         return cls(int(found[0]), int(found[-1])) if found.size >= 2 else None
 
@@ -339,12 +342,12 @@ def _slices(
     return Ahead(network_slices(tap, grid, manifest.preprocessing, watch), SLICES_AHEAD)
 
 
-def _drop_others(on_grid: Uint8Array, wanted: Sequence[int]) -> None:
+def _drop_others(on_grid: PackedPlanes, wanted: Sequence[int]) -> None:
     """Set labels of organs that were not asked for to background, in place."""
     kept = np.zeros(256, dtype=np.uint8)
     kept[list(wanted)] = wanted
-    for plane in on_grid:
-        plane[:] = kept[plane]
+    for n, plane in enumerate(on_grid):
+        on_grid[n] = kept[plane]
 
 
 def _run_record(

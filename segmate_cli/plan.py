@@ -16,6 +16,7 @@ from segmate_cli.engines import LoadedModel, usable_cpus, workers_for
 from segmate_cli.errors import MemoryCapError, UsageError
 from segmate_cli.memory import Cap
 from segmate_cli.resample import ModelGrid
+from segmate_cli.spool import SLAB_BYTES
 from segmate_cli.volume import Scan
 
 # Slices read and resampled that may wait for the network.
@@ -39,6 +40,10 @@ _LOADING_BYTES_A_PARAMETER = 15
 _ENGINE_BYTES = 8 * 10**6
 # Compression buffers, tables and what the allocator keeps.
 _SLACK_BYTES = 8 * 10**6
+# Planes of labels that are numbered at once while components are found.
+_PARTS_BYTES_A_PIXEL = 80
+# Lines of all of the model's slices, from which slices stored across them are made.
+_LINE_BYTES = 3 * 16
 # A plane of the scan: as stored, as int16, and as float32 with its halves while resampling.
 _PLANE_BYTES_A_PIXEL = 24
 
@@ -163,7 +168,7 @@ def make_plan(
         threads=threads or (model.threads if isinstance(model, LoadedModel) else usable_cpus()),
         device=device,
         stages=plans[chosen],
-        temporary_file_bytes=0,
+        temporary_file_bytes=0 if grid.streams else 2 * scan.geometry.voxels,
         least_cap_bytes=needs[smallest],
     )
 
@@ -249,21 +254,23 @@ def _stages(
     a_slice = rows * columns * manifest.network.bytes_per_pixel if on_cpu else 0
     plane = grid.source_shape[1] * grid.source_shape[2]
     voxels = math.prod(grid.shape)
-    whole = 0 if grid.streams else scan.geometry.voxels
     held = (
         Buffer("Python, libraries and network", _held_bytes(model)),
-        Buffer("labels on the model's grid", voxels),
+        # Deflated; a plane of background takes next to nothing, one of noise more.
+        Buffer("labels on the model's grid", voxels // 20),
         # Kept by the engine for the next batch, to the end.
         Buffer(f"batch of {batch_size} in the network", _ENGINE_BYTES + batch_size * a_slice),
         Buffer("allocator and tables", _SLACK_BYTES),
     )
     waiting = 4 * SLICES_AHEAD * rows * columns
     slices = Buffer("slices in use", _PLANE_BYTES_A_PIXEL * plane + waiting)
-    # Components are numbered in 4 bytes a voxel of the box around an organ, at most half the grid.
-    parts = Buffer("components of organs", 3 * voxels if manifest.clean_up else 0)
+    # Some planes are numbered at once, in 2 bytes a voxel, or 4 where that is not enough.
+    parts = Buffer("components of organs", _PARTS_BYTES_A_PIXEL * rows * columns)
+    slab = Buffer("slices to be turned", 0 if grid.streams else SLAB_BYTES)
+    lines = 0 if grid.streams else _LINE_BYTES * math.prod(grid.shape) // max(grid.shape[1:])
     return (
         _loading(model.bundle if isinstance(model, LoadedModel) else model),
-        Stage("segment", (*held, slices, Buffer("whole scan", 2 * whole))),
+        Stage("segment", (*held, slices, slab)),
         Stage("clean up", (*held, parts)),
-        Stage("write", (*held, slices, Buffer("whole label map", whole))),
+        Stage("write", (*held, slices, Buffer("lines of labels", lines))),
     )

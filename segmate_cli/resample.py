@@ -17,12 +17,15 @@ import numpy.typing as npt
 
 from segmate_cli.bundle import Preprocessing, Resampling
 from segmate_cli.geometry import Geometry, Reorientation, ScalarT
+from segmate_cli.planes import Planes, Uint8Array
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.intp]
 
 # Beyond this many standard deviations a Gaussian tap is under 1e-4 of the middle one.
 _GAUSS_REACH = 4.0
+# Lines of the model's slices that are taken at once for slices stored across them.
+_LINES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ class ModelGrid:
         return self.streams and self.turn.flips[0]
 
     def turn_plane(self, plane: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
-        """A stored slice of a scan that streams, with the model's rows and columns; a view."""
-        turned: npt.NDArray[ScalarT] = self._plane_turn.view(plane[None])[0]
+        """A slice of the scan's array across ``turn.axes[0]`` in the model's axes; a view."""
+        turned: npt.NDArray[ScalarT] = self.turn.view(np.expand_dims(plane, self.turn.axes[0]))[0]
         return turned
 
     def slices(self, planes: Iterable[npt.NDArray[np.int16]]) -> Iterator[FloatArray]:
@@ -157,21 +160,20 @@ class ModelGrid:
         count = self.shape[0]
         return range(count - 1, -1, -1) if self.descending else range(count)
 
-    def back(self, labels: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
+    def back(self, labels: Planes) -> Uint8Array:
         """Labels of the model's grid at the scan's voxels, in the scan's own storage order."""
-        shape = np.empty(3, dtype=int)
-        shape[list(self.turn.axes)] = self.source_shape
-        out = np.empty(tuple(shape), dtype=labels.dtype)
-        view = self.turn.view(out)
-        planes = self._turned_planes(labels)
-        for n, plane in enumerate(planes):
-            view[self.source_shape[0] - 1 - n if self.descending else n] = plane
+        shape = [0, 0, 0]
+        for axis, count in zip(self.turn.axes, self.source_shape, strict=True):
+            shape[axis] = count
+        out = np.empty(shape, np.uint8)
+        for k, plane in enumerate(self.back_planes(labels)):
+            out[k] = plane
         return out
 
-    def back_planes(self, labels: npt.NDArray[ScalarT]) -> Iterator[npt.NDArray[ScalarT]]:
-        """The same slice by slice; a whole array is made only where the scan does not stream."""
+    def back_planes(self, labels: Planes) -> Iterator[Uint8Array]:
+        """The same slice by slice."""
         if not self.streams:
-            yield from self.back(labels)
+            yield from self._planes_across(labels)
             return
         stored = self._plane_turn.inverse()
         for plane in self._turned_planes(labels):
@@ -182,17 +184,43 @@ class ModelGrid:
         axes = (0, self.turn.axes[1], self.turn.axes[2])
         return Reorientation(axes, (False, *self.turn.flips[1:]))
 
-    def _turned_planes(self, labels: npt.NDArray[ScalarT]) -> Iterator[npt.NDArray[ScalarT]]:
+    def _turned_planes(self, labels: Planes) -> Iterator[Uint8Array]:
         """Slices at the scan's voxels in the model's axes, in the order of ``slices``."""
-        slices, rows, columns = (
-            _nearest(n, count, step)
-            for n, count, step in zip(self.source_shape, self.shape, self.steps, strict=True)
-        )
+        slices, rows, columns = self._sources()
         last = -1
         for source in slices[::-1] if self.descending else slices:
             if source != last:  # neighbours often repeat: the scan's slices lie closer
                 last, plane = source, labels[source].take(rows, 0).take(columns, 1)
             yield plane
+
+    def _planes_across(self, labels: Planes) -> Iterator[Uint8Array]:
+        """The scan's stored slices, where each needs a line of all of the model's slices.
+
+        Lines are taken from the labels some at a time: a pass over all slices for each stored
+        slice would take long, and all at once much memory.
+        """
+        sources = self._sources()
+        across = self.turn.axes.index(0)  # the model's axis, 1 or 2, along which slices are stored
+        lines = sources[across][:: -1 if self.turn.flips[across] else 1]
+        stored = self.turn.inverse()
+        first, block = -1, np.empty((0, 0, 0), np.uint8)
+        for line in lines:
+            if line // _LINES != first:
+                first = line // _LINES
+                part = [slice(None), slice(None)]
+                part[across - 1] = slice(first * _LINES, (first + 1) * _LINES)
+                block = np.stack([labels[n][tuple(part)] for n in range(self.shape[0])])
+            own = block.take([line - first * _LINES], across)
+            for axis in {0, 1, 2} - {across}:
+                own = own.take(sources[axis], axis)
+            yield stored.view(own)[0]
+
+    def _sources(self) -> list[IndexArray]:
+        """For each axis of the model, where each of the scan's voxels takes its label from."""
+        return [
+            _nearest(n, count, step)
+            for n, count, step in zip(self.source_shape, self.shape, self.steps, strict=True)
+        ]
 
     def _in_plane(self, plane: FloatArray) -> FloatArray:
         by_rows = self.rows.apply(plane)

@@ -20,7 +20,7 @@ LAYERS = (
     ("components", "errors", "flow", "layers", "planes", "dicom.contours", "dicom.walk"),
     ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),
     ("bundle", "label_table", "volume", "dicom.decode"),
-    ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample"),
+    ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("inputs",),
     ("dicom.stack", "pipeline"),
