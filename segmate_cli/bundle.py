@@ -142,12 +142,13 @@ class Resampling(_Part):
     Attributes:
         image: Interpolation of HU; the first voxel's centre stays.
         anti_alias: In-plane Gaussian before down-sampling by f > 1, sigma = (f - 1) / 2 voxels.
-        labels: How labels return to the scan's grid.
+        labels: How labels return to the scan's grid: of the ``nearest`` model voxel; or by
+            ``scores``, logits interpolated between slices, and nearest within them.
     """
 
     image: Literal["linear"] = "linear"
     anti_alias: Literal["gaussian", "none"] = "gaussian"
-    labels: Literal["nearest"] = "nearest"
+    labels: Literal["nearest", "scores"] = "nearest"
 
 
 class Preprocessing(_Part):

@@ -108,6 +108,7 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="DICOM: each CT series; -o is a folder, or a name with {series} in it",
     )
+    add.add_argument("--fast", action="store_true", help="every second slice, interpolated")
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
     add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")
     add.add_argument("--overwrite", action="store_true", help="replace outputs that exist")

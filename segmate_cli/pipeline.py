@@ -6,8 +6,7 @@ never a float copy of the scan and never all logits.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,20 @@ from segmate_cli.engines import (
     LoadingModel,
     start_loading,
 )
-from segmate_cli.errors import ModelError
-from segmate_cli.flow import Ahead, Stopwatch, spread
+from segmate_cli.flow import Ahead, Stopwatch
 from segmate_cli.geometry import Geometry
 from segmate_cli.guard import Batches, MemoryGuard, ensure_guarded
 from segmate_cli.hounsfield import check_hu
-from segmate_cli.inputs import ScanTap, neighbour_stacks, network_slices
+from segmate_cli.inputs import ScanTap, network_slices
 from segmate_cli.memory import Cap, resolve_cap
 from segmate_cli.organs import Organ
 from segmate_cli.plan import SLICES_AHEAD, Plan, make_plan
-from segmate_cli.planes import PackedPlanes, Uint8Array
+from segmate_cli.planes import PackedPlanes
 from segmate_cli.resample import ModelGrid
+from segmate_cli.segmenter import Segmenter, SlicePosition
 from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume
 
 Model = LoadedModel | LoadingModel | Bundle | str | Path
-
-# The model's slices by number, and what the network gets of them: (N, S, H, W).
-Batch = tuple[list[int], FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +52,7 @@ class PredictOptions:
         threads: CPU threads of the engine; None takes all.
         memory_cap_bytes: What the process may use; None for 80 % of what is left free.
         check_hu: Refuse voxels that are surely not Hounsfield units.
+        fast: Every second of the model's slices, with labels interpolated between them.
         temporary_folder: For the temporary file of a scan stored coronally or sagittally; None
             takes the system's (TMPDIR).
     """
@@ -67,6 +64,7 @@ class PredictOptions:
     threads: int | None = None
     memory_cap_bytes: int | None = None
     check_hu: bool = True
+    fast: bool = False
     temporary_folder: Path | None = None
 
 
@@ -75,7 +73,8 @@ class GridLabels:
     """Labels on the model's grid, and how they go back to the scan's; a ``LabelMap``.
 
     Attributes:
-        on_grid: Labels on the model's grid, deflated plane by plane.
+        on_grid: Labels on the model's grid, or on its rows and columns and the scan's slices,
+            deflated plane by plane.
         grid: How that lies on the scan.
         geometry: The scan's.
         organs: Label value to organ.
@@ -166,12 +165,15 @@ def segment(
             guard.limit_allocations()
         plan = plan_for(scan, loaded, options, cap)
         batches = Batches(plan.batch_size, on_watch)
-        network = Segmenter(loaded, grid, batches, watch, progress)
-        on_grid = network.labels(slices)
-        position = network.position_of(on_grid)
-        if position:
+        network = Segmenter(loaded, grid, batches, watch, progress, 2 if options.fast else 1)
+        position = None
+        if manifest.preprocessing.slice_position == "none":
+            on_grid = network.labels(slices)
+        else:
+            position = network.position(slices)
             with _slices(tap, grid, manifest, watch) as again:
                 on_grid = network.labels(again, position)
+    grid = network.label_grid
     cap_warning = () if cap.warning is None else (cap.warning,)
     warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
@@ -215,124 +217,6 @@ def select_values(manifest: Manifest, words: Sequence[str] | None) -> tuple[int,
     table = manifest.organ_table()
     chosen = table if words is None else organs.select(words, table)
     return tuple(sorted(table.index(organ) + 1 for organ in chosen))
-
-
-def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
-    """Labels (N, H, W) of logits (N, channels, H, W): the one place where overlaps are settled.
-
-    An organ passes where its logit is over its threshold; where several pass, the largest logit
-    wins; where none does, the voxel is background.
-    """
-    best = np.full((logits.shape[0], *logits.shape[2:]), -np.inf, dtype=np.float32)
-    labels = np.zeros(best.shape, dtype=np.uint8)
-    thresholds = manifest.threshold_logits()
-    for value, (entry, threshold) in enumerate(zip(manifest.organs, thresholds, strict=True), 1):
-        logit = logits[:, entry.channel]
-        wins = logit > np.maximum(best, np.float32(threshold))
-        np.putmask(labels, wins, value)
-        np.copyto(best, logit, where=wins)
-    return labels
-
-
-@dataclass(frozen=True, slots=True)
-class Segmenter:
-    """A loaded network at work on one scan.
-
-    Attributes:
-        loaded: The network.
-        grid: How the model's grid lies on the scan.
-        batches: Slices in the network at once, over all workers.
-        watch: Counts ``network`` and ``labels``.
-        progress: Called with (stage, done, total).
-    """
-
-    loaded: LoadedModel
-    grid: ModelGrid
-    batches: Batches
-    watch: Stopwatch
-    progress: Progress
-
-    def labels(
-        self, slices: Iterable[FloatArray], position: SlicePosition | None = None
-    ) -> PackedPlanes:
-        """Labels on the model's grid.
-
-        Args:
-            slices: From ``network_slices``.
-            position: Where the organs begin and end; None if that is not known.
-        """
-        out = PackedPlanes(self.grid.shape)
-        workers = min(self.loaded.workers, self.batches.size)
-        parts = self._stacks(slices, -(-self.batches.size // workers))
-        done, total = 0, self.grid.shape[0]
-        self.progress("segment", done, total)
-        for numbers, found in spread(lambda part: self._label(part, position), parts, workers):
-            for number, plane in zip(numbers, found, strict=True):
-                out[number] = plane
-            done += len(numbers)
-            self.progress("segment", done, total)
-        return out
-
-    def _stacks(self, slices: Iterable[FloatArray], size: int) -> Iterator[Batch]:
-        steps = self.loaded.manifest.preprocessing.neighbour_steps()
-        if self.grid.descending:  # the neighbour above comes first
-            steps = tuple(-step for step in steps)
-        stacks = zip(self.grid.order(), neighbour_stacks(slices, steps), strict=True)
-        while batch := list(itertools.islice(stacks, size)):
-            yield [number for number, _ in batch], np.stack([stack for _, stack in batch])
-
-    def _label(self, batch: Batch, position: SlicePosition | None) -> tuple[list[int], Uint8Array]:
-        numbers, stacks = batch
-        manifest = self.loaded.manifest
-        at: FloatArray | None = None
-        if manifest.network.takes_slice_position:
-            at = position.of(numbers) if position else np.full(len(numbers), -1.0, np.float32)
-        _, rows, columns = self.grid.shape
-        labels = []
-        with self.watch.stage("network"):
-            for logits in self.batches.run(self.loaded.runner, stacks, at):
-                with self.watch.stage("labels"):
-                    if not np.isfinite(logits).all():
-                        raise ModelError(
-                            "the network gave values that are no numbers for this scan."
-                        )
-                    labels.append(decide(logits[:, :, :rows, :columns], manifest))
-        return numbers, np.concatenate(labels)
-
-    def position_of(self, on_grid: PackedPlanes) -> SlicePosition | None:
-        """Where the organs begin and end, if the model wants to know and it can be said."""
-        preprocessing = self.loaded.manifest.preprocessing
-        if preprocessing.slice_position == "none":
-            return None
-        return SlicePosition.estimate(
-            on_grid, preprocessing.slice_position_min_ml / self.grid.voxel_ml
-        )
-
-
-def _checked(logits: FloatArray) -> FloatArray:
-    if not np.isfinite(logits).all():
-        raise ModelError("the network gave values that are no numbers for this scan.")
-    return logits
-
-
-@dataclass(frozen=True, slots=True)
-class SlicePosition:
-    """The first and the last of the model's slices with organs."""
-
-    first: int
-    last: int
-
-    @classmethod
-    def estimate(cls, on_grid: PackedPlanes, least_voxels: float) -> SlicePosition | None:
-        """Of labels that were made without; None where fewer than two slices have organs."""
-        voxels = np.array([np.count_nonzero(plane) for plane in on_grid])
-        found = np.flatnonzero(voxels >= least_voxels)
-        return cls(int(found[0]), int(found[-1])) if found.size >= 2 else None
-
-    def of(self, numbers: list[int]) -> FloatArray:
-        """0 to 1 for each slice."""
-        part = (np.array(numbers) - self.first) / (self.last - self.first)
-        return np.asarray(np.clip(part, 0.0, 1.0), dtype=np.float32)
 
 
 def _slices(
@@ -380,6 +264,7 @@ def _run_record(
             "threads": loaded.threads,
             "memory_cap_bytes": plan.cap.size_bytes,
             "check_hu": options.check_hu,
+            "fast": options.fast,
         },
         "model_grid": {"shape": list(plan.grid_shape)},
         "slice_position": {"rule": rule, **ends},

@@ -44,6 +44,8 @@ _SLACK_BYTES = 8 * 10**6
 _PARTS_BYTES_A_PIXEL = 80
 # Lines of all of the model's slices, from which slices stored across them are made.
 _LINE_BYTES = 3 * 16
+# Beside those just made, the scores of two slices wait to be mixed, and one result more.
+_SCORED_SLICES = 3
 # A plane of the scan: as stored, as int16, and as float32 with its halves while resampling.
 _PLANE_BYTES_A_PIXEL = 24
 
@@ -253,13 +255,16 @@ def _stages(
     on_cpu = not isinstance(model, LoadedModel) or model.device == "cpu"
     a_slice = rows * columns * manifest.network.bytes_per_pixel if on_cpu else 0
     plane = grid.source_shape[1] * grid.source_shape[2]
-    voxels = math.prod(grid.shape)
+    # Between the model's slices where the scan's lie closer and labels are interpolated.
+    voxels = max(grid.shape[0], grid.source_shape[0]) * math.prod(grid.shape[1:])
+    scored = batch_size + _SCORED_SLICES
     held = (
         Buffer("Python, libraries and network", _held_bytes(model)),
         # Deflated; a plane of background takes next to nothing, one of noise more.
         Buffer("labels on the model's grid", voxels // 20),
         # Kept by the engine for the next batch, to the end.
         Buffer(f"batch of {batch_size} in the network", _ENGINE_BYTES + batch_size * a_slice),
+        Buffer("scores", 4 * scored * manifest.network.channels * rows * columns),
         Buffer("allocator and tables", _SLACK_BYTES),
     )
     waiting = 4 * SLICES_AHEAD * rows * columns

@@ -9,7 +9,7 @@ three lists of indices back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,15 @@ class ModelGrid:
     def descending(self) -> bool:
         """Whether stored slices run against the model's slice direction."""
         return self.streams and self.turn.flips[0]
+
+    def at_scan_slices(self) -> ModelGrid:
+        """The grid with the scan's own slices and the model's rows and columns."""
+        return replace(
+            self,
+            shape=(self.source_shape[0], *self.shape[1:]),
+            steps=(1.0, *self.steps[1:]),
+            voxel_ml=self.voxel_ml / self.steps[0],
+        )
 
     def turn_plane(self, plane: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
         """A slice of the scan's array across ``turn.axes[0]`` in the model's axes; a view."""

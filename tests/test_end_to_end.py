@@ -398,9 +398,9 @@ def test_no_engine_installed_is_told(predict, monkeypatch):
 
 
 def test_a_bug_is_called_a_bug(predict, monkeypatch):
-    from segmate_cli import pipeline
+    from segmate_cli import segmenter
 
-    monkeypatch.setattr(pipeline, "decide", lambda *_: 1 / 0)
+    monkeypatch.setattr(segmenter, "decide", lambda *_: 1 / 0)
     code, out, err = predict("--quiet")
     assert (code, out) == (1, "")
     assert "this is a bug in segmate (ZeroDivisionError)" in err

@@ -20,7 +20,8 @@ from segmate_cli.engines import load_model
 from segmate_cli.errors import MemoryCapError, ModelError, UnknownOrganError, UsageError
 from segmate_cli.geometry import Geometry
 from segmate_cli.inputs import neighbour_stacks
-from segmate_cli.pipeline import PredictOptions, decide, predict
+from segmate_cli.pipeline import PredictOptions, predict
+from segmate_cli.segmenter import decide
 from segmate_cli.volume import Volume
 
 HALF_MODEL_VOXEL_MM = 1.0
