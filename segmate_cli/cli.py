@@ -22,7 +22,7 @@ from segmate_cli.errors import ExitCode, SegmateError
 
 _SIGINT_EXIT = 130
 _SIGTERM_EXIT = 143
-_SCAN = "a NIfTI file, a folder of DICOM files, or a .zip of them"
+_SCAN = "a NIfTI file; a folder, file, .zip or .tar of DICOM; - for a list of files on stdin"
 _FORMATS = ("table", "csv", "tsv", "json")  # report.FORMATS, without importing numpy for --help
 
 
@@ -194,7 +194,7 @@ def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "inspect", parents=[common], help="what segmate sees in a file or folder, before it runs"
     )
-    add.add_argument("path", help="a NIfTI file, or a folder, file or .zip of DICOM")
+    add.add_argument("path", help=_SCAN)
     add.add_argument("--format", choices=("table", "json"), default="table")
 
 

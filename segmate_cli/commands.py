@@ -19,6 +19,7 @@ from segmate_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from segmate_cli.dicom import SeriesInfo
+    from segmate_cli.dicom.files import Place
     from segmate_cli.dicom.reference import SegOptions
     from segmate_cli.engines import LoadedModel, LoadingModel
     from segmate_cli.pipeline import PredictOptions
@@ -29,22 +30,22 @@ def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
     from segmate_cli import nifti, scans
 
-    path = Path(args.scan)
+    path = _place(args.scan)
 
     def find() -> Scan:
-        if nifti.is_nifti_name(path):
+        if isinstance(path, Path) and nifti.is_nifti_name(path):
             nifti.import_reader()
         return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
 
     if args.all_series:
         return _predict_each(args, path)
     outputs = [Path(name) for name in args.output]
-    _check_outputs(args, outputs)
+    _check_outputs(args, outputs, path)
     _predict_one(args, _set_up(args, outputs, find), outputs, find)
     return ExitCode.DONE
 
 
-def _predict_each(args: Namespace, path: Path) -> ExitCode:
+def _predict_each(args: Namespace, path: Place) -> ExitCode:
     """``segmate predict --all-series``."""
     from segmate_cli import dicom
     from segmate_cli.every_series import find_each, in_turn, output_of
@@ -57,7 +58,7 @@ def _predict_each(args: Namespace, path: Path) -> ExitCode:
         for one in finding.candidates
     }
     for names in outputs.values():
-        _check_outputs(args, names)
+        _check_outputs(args, names, path)
     first = finding.candidates[0]
     set_up = _set_up(args, outputs[first.number], lambda: dicom.as_scan(finding, first))
     set_up.model.loaded()  # else each series would fail of what is wrong with the model
@@ -70,10 +71,10 @@ def _predict_each(args: Namespace, path: Path) -> ExitCode:
     return in_turn(finding.candidates, run, lambda text: console.say(text, style=args.progress))
 
 
-def _check_outputs(args: Namespace, outputs: list[Path]) -> None:
+def _check_outputs(args: Namespace, outputs: list[Path], path: Place) -> None:
     from segmate_cli import scans, sidecar
 
-    inputs = (Path(args.scan),)
+    inputs = (path,) if isinstance(path, Path) else path.paths
     scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=inputs, kind=args.format)
     if args.itksnap:
         files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
@@ -151,8 +152,10 @@ def plan(args: Namespace) -> ExitCode:
     options = pipeline.PredictOptions(**_engine_options(args))
     cap = memory.resolve_cap(options.memory_cap_bytes)
 
+    path = _place(args.scan)
+
     def find() -> Scan:
-        return scans.find_scan(Path(args.scan), series=args.series, assume_ras=args.assume_ras)
+        return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
 
     model = _load_under_cap(args, options, cap, find).loaded()
     made = pipeline.plan_for(find(), model, options, cap)
@@ -305,7 +308,7 @@ def inspect(args: Namespace) -> ExitCode:
     """``segmate inspect``."""
     from segmate_cli import inspection
 
-    found = inspection.inspect_path(Path(args.path))
+    found = inspection.inspect_path(_place(args.path))
     if args.format == "json":
         print(json.dumps(found.data, indent=2))
     else:
@@ -400,9 +403,21 @@ def _deliver(text: str, output: Path | None) -> None:
         sys.stdout.write(text)
 
 
-def _paths_from_stdin() -> list[str]:
+def _place(given: str) -> Place:
+    """A path, or the files that stdin names, one a line, where ``-`` was given."""
+    if given != "-":
+        return Path(given)
+    paths = tuple(map(Path, _paths_from_stdin("- means a list of files on stdin; pipe it in.")))
+    if len(paths) == 1:
+        return paths[0]
+    from segmate_cli.dicom.files import FileList
+
+    return FileList(paths, "the list of files on stdin")
+
+
+def _paths_from_stdin(absent: str = "give label maps, or pipe their paths in.") -> list[str]:
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("give label maps, or pipe their paths in.")
+        raise UsageError(absent)
     paths = [line.strip() for line in sys.stdin if line.strip()]
     if not paths:
         raise UsageError("no path came in through the pipe; did the command before it fail?")

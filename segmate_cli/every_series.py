@@ -12,19 +12,20 @@ from segmate_cli.errors import ExitCode, OutputError, SegmateError, UsageError, 
 
 if TYPE_CHECKING:
     from segmate_cli.dicom import Finding, SeriesInfo
+    from segmate_cli.dicom.files import Place
     from segmate_cli.scans import OutputKind
 
 _NUMBER = "{series}"
 
 
-def find_each(path: Path) -> Finding:
+def find_each(path: Place) -> Finding:
     """All series of a study, of which ``candidates`` are to be segmented.
 
     Raises:
         UsageError: ``path`` is a NIfTI file.
         InputError: There is no CT series.
     """
-    if nifti.is_nifti_name(path):
+    if isinstance(path, Path) and nifti.is_nifti_name(path):
         raise UsageError(f"{path}: a NIfTI file is one scan; --all-series is about DICOM.")
     from segmate_cli import dicom
 

@@ -15,6 +15,7 @@ from segmate_cli.hounsfield import check_hu
 
 if TYPE_CHECKING:
     from segmate_cli.dicom import Finding, SeriesInfo
+    from segmate_cli.dicom.files import Place
 
 # A name for each slice is for programs.
 _ONLY_JSON = "slice_files"
@@ -39,15 +40,15 @@ class Inspection:
         return overview + "\n".join(_lines(self.data, 0)) + "\n"
 
 
-def inspect_path(path: Path) -> Inspection:
+def inspect_path(path: Place) -> Inspection:
     """Describe a scan, a label map, or DICOM series.
 
     Raises:
         InputError: There is nothing that can be described.
     """
-    if not files.exists(path):
+    if isinstance(path, Path) and not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
-    if nifti.is_nifti_name(path):
+    if isinstance(path, Path) and nifti.is_nifti_name(path):
         return Inspection(_inspect_nifti(path))
     from segmate_cli import dicom
 

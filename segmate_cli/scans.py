@@ -27,6 +27,7 @@ from segmate_cli.organs import foreign_organ
 from segmate_cli.volume import DicomSource, LabelMap, Labels, Scan, Volume
 
 if TYPE_CHECKING:
+    from segmate_cli.dicom.files import Place
     from segmate_cli.dicom.reference import Reference, SegOptions
 
 OutputKind = Literal["nifti", "seg", "rtstruct"]
@@ -39,11 +40,12 @@ _TITLES = {"seg": "DICOM SEG and SR", "rtstruct": "RTSTRUCT"}
 _SEG_BYTES_A_VOXEL = 4
 
 
-def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False) -> Scan:
+def find_scan(path: Place, *, series: str | None = None, assume_ras: bool = False) -> Scan:
     """Find the one scan that a path names.
 
     Args:
-        path: A NIfTI file, a folder of DICOM files, one DICOM file, or a .zip of them.
+        path: A NIfTI file, a folder of DICOM files, one DICOM file, a .zip or .tar of them, or a
+            list of files.
         series: Which one, for DICOM with several CT series; see ``dicom.choose``.
         assume_ras: See ``nifti.open_nifti``.
 
@@ -51,9 +53,9 @@ def find_scan(path: Path, *, series: str | None = None, assume_ras: bool = False
         InputError: There is none, or it cannot be used.
         AmbiguousSeriesError: There are several and none is clearly the best.
     """
-    if not files.exists(path):
+    if isinstance(path, Path) and not files.exists(path):
         raise UnreadableError(f"{path}: there is no such file or folder; check the path.")
-    if nifti.is_nifti_name(path):
+    if isinstance(path, Path) and nifti.is_nifti_name(path):
         file = nifti.open_nifti(path, assume_ras=assume_ras)
         return nifti.as_scan(file)
     from segmate_cli import dicom

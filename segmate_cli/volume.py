@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ import numpy.typing as npt
 from segmate_cli.errors import GeometryError
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import Organ
+
+if TYPE_CHECKING:
+    from segmate_cli.dicom.files import Place
 
 Hounsfield = npt.NDArray[np.int16]
 LabelValues = npt.NDArray[np.unsignedinteger[Any]]
@@ -39,7 +42,7 @@ class DicomSource:
     """Where a DICOM series came from, without anything that names a patient.
 
     Attributes:
-        path: The folder or archive it was read from.
+        path: The folder, archive or list of files it was read from.
         study_uid: StudyInstanceUID.
         series_uid: SeriesInstanceUID.
         frame_of_reference_uid: FrameOfReferenceUID, or None where it is missing.
@@ -49,7 +52,7 @@ class DicomSource:
         description: SeriesDescription, or "".
     """
 
-    path: Path
+    path: Place
     study_uid: str | None
     series_uid: str
     frame_of_reference_uid: str | None

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from segmate_cli.dicom import Finding, choose_series, find_series, read_series
-from segmate_cli.dicom import files as dicom_files
+from segmate_cli.dicom import Finding, archives, choose_series, find_series, read_series
 from segmate_cli.dicom.decode import DecoderError, DecoderProcess, PixelFormat
 from segmate_cli.errors import (
     AmbiguousSeriesError,
@@ -601,17 +600,17 @@ def test_a_method_other_than_deflate_is_refused(tmp_path: Path) -> None:
 
 
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb = zip_of(tmp_path / "ratio.zip", {"zeros": bytes(dicom_files._RATIO_MATTERS_BYTES + 1)})
+    bomb = zip_of(tmp_path / "ratio.zip", {"zeros": bytes(archives.RATIO_MATTERS_BYTES + 1)})
     assert "times its size" in refusal(bomb, InputError)
     small = zip_of(tmp_path / "small.zip", {f"{n}": random.randbytes(5000) for n in range(20)})
-    monkeypatch.setattr(dicom_files, "MAX_FILES", 19)
+    monkeypatch.setattr(archives, "MAX_FILES", 19)
     assert "more than 19 members" in refusal(small, InputError)
-    monkeypatch.setattr(dicom_files, "MAX_FILES", 20)
-    monkeypatch.setattr(dicom_files, "MAX_FILE_BYTES", 4999)
+    monkeypatch.setattr(archives, "MAX_FILES", 20)
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 4999)
     assert "unpacks to" in refusal(small, InputError)
-    monkeypatch.setattr(dicom_files, "MAX_FILE_BYTES", 5000)
-    monkeypatch.setattr(dicom_files, "MAX_ZIP_BYTES", 99_999)
-    assert "zip one study alone" in refusal(small, InputError)
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 99_999)
+    assert "pack one study alone" in refusal(small, InputError)
 
 
 def test_a_member_that_lies_about_its_size_or_is_damaged_is_skipped(tmp_path: Path) -> None:
@@ -632,7 +631,7 @@ def test_a_member_that_lies_about_its_size_or_is_damaged_is_skipped(tmp_path: Pa
 
 def test_too_many_files_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_series(tmp_path)
-    monkeypatch.setattr(dicom_files, "MAX_FILES", 5)
+    monkeypatch.setattr(archives, "MAX_FILES", 5)
     assert "more than 5 files" in refusal(tmp_path, InputError)
 
 

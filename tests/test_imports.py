@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a module imports from the rows above its own, never from its own or below.
 LAYERS = (
     ("components", "errors", "flow", "layers", "planes", "dicom.contours", "dicom.walk"),
+    ("dicom.archives",),
     ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),
     ("bundle", "label_table", "volume", "dicom.decode"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),

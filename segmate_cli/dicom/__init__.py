@@ -1,4 +1,4 @@
-"""DICOM CT: find the series in a folder, file or .zip, choose one, read it as a volume.
+"""DICOM CT: find the series in a folder, file or archive, choose one, read it as a volume.
 
 `find_series` reads headers only and accounts for every file, `choose_series` takes the series that
 is clearly the best or the one asked for, `read_series` reads its voxels.
@@ -6,10 +6,9 @@ is clearly the best or the one asked for, `read_series` reads its voxels.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from segmate_cli.dicom.choice import Choice, choose, choose_series, none_found, series_table
 from segmate_cli.dicom.decode import SYNTAX_NAMES
+from segmate_cli.dicom.files import FileList, Place
 from segmate_cli.dicom.finding import Finding, find_series
 from segmate_cli.dicom.pixels import as_scan as _as_scan
 from segmate_cli.dicom.scoring import Score, score
@@ -20,8 +19,10 @@ from segmate_cli.volume import Scan, Volume
 __all__ = [
     "SYNTAX_NAMES",
     "Choice",
+    "FileList",
     "Finding",
     "Gap",
+    "Place",
     "Score",
     "SeriesInfo",
     "as_scan",
@@ -35,11 +36,11 @@ __all__ = [
 ]
 
 
-def as_scan(where: Finding | Path, series: SeriesInfo) -> Scan:
+def as_scan(where: Finding | Place, series: SeriesInfo) -> Scan:
     """The series, ready to be read slice by slice; see `segmate_cli.dicom.pixels.as_scan`."""
-    return _as_scan(where if isinstance(where, Path) else where.path, series)
+    return _as_scan(where.path if isinstance(where, Finding) else where, series)
 
 
-def read_series(where: Finding | Path, series: SeriesInfo) -> Volume:
+def read_series(where: Finding | Place, series: SeriesInfo) -> Volume:
     """All voxels of a series as Hounsfield units; see `segmate_cli.dicom.pixels.as_scan`."""
     return as_scan(where, series).read()

@@ -1,55 +1,70 @@
-"""Files as an archive delivers them: a folder, one file, or a .zip that is read in place.
+"""Files as an archive delivers them: a folder, one file, a list of files, a .zip or .tar in place.
 
 Nothing here knows DICOM. Every entry is either offered by name or skipped with a reason, so that
-a caller can account for all of them. A zip is bounded before anything of it is read, and nothing
-is ever written to disk.
+a caller can account for all of them.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import stat
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeAlias
 
+from segmate_cli.dicom import archives
+from segmate_cli.dicom.archives import Archive, TarArchive, ZipArchive, printable, unique_name
 from segmate_cli.errors import InputError, UnreadableError
 
-# A large study has some 10 000 slices; more is a whole archive, or the wrong folder.
-MAX_FILES = 100_000
-# 10 000 slices of 512 x 512 are 5 GB; a multi-frame object of 2 000 is 1 GB.
-MAX_ZIP_BYTES = 16 << 30
-MAX_FILE_BYTES = 2 << 30
-# Noise keeps a real CT under 10:1. A phantom of constants reaches 1000:1, so small ones pass.
-MAX_ZIP_RATIO = 200
-_RATIO_MATTERS_BYTES = 64 << 20
-
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-_PREAMBLE_BYTES = 132
-_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
-_ENCRYPTED = 0x1
+_GZIP_MAGIC = b"\x1f\x8b"
+_TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
+_TAR_BLOCK = 512
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class FileList:
+    """Files that were named one by one, in place of a folder.
+
+    Attributes:
+        paths: The files.
+        name: What messages call them.
+    """
+
+    paths: tuple[Path, ...]
+    name: str = "the list of files"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Place: TypeAlias = Path | FileList
+
+
+@dataclass(frozen=True, slots=True)
 class FileStore:
     """Named byte streams under one path; use as a context manager.
 
     Attributes:
         path: What was given.
-        names: Safe to print; unique; relative to ``path``, or the file's own name.
-        skipped: (name, reason) of entries that are never opened.
-        archive: The open zip, or None.
+        archive: Opens them.
     """
 
-    path: Path
-    names: tuple[str, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
-    archive: zipfile.ZipFile | None = None
-    _places: dict[str, str] = field(default_factory=dict)
+    path: Place
+    archive: Archive
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Safe to print; unique; relative to ``path``, or the file's own name."""
+        return self.archive.names
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(name, reason) of entries that are never opened."""
+        return self.archive.skipped
 
     def __enter__(self) -> FileStore:
         return self
@@ -60,76 +75,113 @@ class FileStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.archive is not None:
-            self.archive.close()
+        self.archive.close()
 
     def open(self, name: str) -> BinaryIO:
         """Open one of ``names`` for reading; safe to call from several threads.
 
         Raises:
-            OSError, zipfile.BadZipFile, NotImplementedError: the file cannot be opened.
+            OSError, zipfile.BadZipFile, zlib.error, NotImplementedError: it cannot be opened.
         """
-        if self.archive is not None:
-            return cast(BinaryIO, self.archive.open(self._places[name]))
-        return Path(self._places[name]).open("rb")
+        return self.archive.open(name)
 
     def size(self, name: str) -> int:
         """Bytes of one of ``names``, uncompressed."""
-        if self.archive is not None:
-            return self.archive.getinfo(self._places[name]).file_size
-        return Path(self._places[name]).stat().st_size
+        return self.archive.size(name)
 
 
-def open_store(path: Path) -> FileStore:
-    """List what ``path`` holds: a folder and all below it, a .zip, or one file.
+class _Files:
+    """Files of the file system as an Archive."""
+
+    def __init__(self, places: dict[str, str], skipped: Iterable[tuple[str, str]] = ()) -> None:
+        self._places = places
+        self.names, self.skipped = tuple(places), tuple(skipped)
+
+    def open(self, name: str) -> BinaryIO:
+        """See Archive."""
+        return open(self._places[name], "rb")
+
+    def size(self, name: str) -> int:
+        """See Archive."""
+        return os.stat(self._places[name]).st_size
+
+    def close(self) -> None:
+        """See Archive."""
+
+
+def open_store(path: Place) -> FileStore:
+    """List what ``path`` holds: a folder and all below it, a .zip or .tar, one file, or a list.
 
     Raises:
         UnreadableError: ``path`` does not exist, is empty or cannot be opened.
-        InputError: a zip that is encrypted, too large or leads out of itself; too many files.
+        InputError: an archive that is encrypted, too large or leads out of itself; too many files.
     """
+    if isinstance(path, FileList):
+        return FileStore(path, _list_of(path, ((str(each), str(each)) for each in path.paths)))
     try:
         if path.is_dir():
-            return _open_folder(path)
+            return FileStore(path, _folder(path))
         if not path.exists():
             raise UnreadableError(f"{path} does not exist; check the path.")
         if not path.is_file():
             raise UnreadableError(f"{path} is neither a file nor a folder.")
         with path.open("rb") as file:
-            start = file.read(_PREAMBLE_BYTES)
+            start = file.read(_TAR_BLOCK)
+        if not start:
+            raise UnreadableError(f"{path} is empty (0 bytes); copy it again.")
+        return FileStore(path, _archive_of(path, start))
     except OSError as error:
         reason = error.strerror or "it cannot be opened"
         raise UnreadableError(f"{path}: {reason}; check the path and its permissions.") from error
-    if not start:
-        raise UnreadableError(f"{path} is empty (0 bytes); copy it again.")
+
+
+def _archive_of(path: Path, start: bytes) -> Archive:
+    """One file, by its first bytes."""
     # The preamble of a DICOM file may hold anything, so its own mark counts first.
-    if start[:4] in _ZIP_MAGIC and start[128:132] != b"DICM":
-        return _open_zip(path)
-    return FileStore(path, (printable(path.name),), (), None, {printable(path.name): str(path)})
+    if start[128:132] != b"DICM":
+        if start[:4] in _ZIP_MAGIC:
+            return ZipArchive(path)
+        packed = start[:2] == _GZIP_MAGIC
+        if _starts_tar(_inflated(path) if packed else start):
+            return TarArchive(path, packed=packed)
+    return _Files({printable(path.name): str(path)})
 
 
-def printable(text: str, most: int = 256) -> str:
-    """Text without control characters, line breaks or broken code points, cut to ``most``."""
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    clean = "".join(mark if mark.isprintable() else "?" for mark in clean)
-    return clean if len(clean) <= most else clean[: most - 3] + "..."
+def _starts_tar(start: bytes) -> bool:
+    return start[_TAR_MAGIC_AT : _TAR_MAGIC_AT + len(_TAR_MAGIC)] == _TAR_MAGIC
 
 
-def _open_folder(path: Path) -> FileStore:
+def _inflated(path: Path) -> bytes:
+    """The first bytes of what a gzip file holds; b"" where it is damaged."""
+    with path.open("rb") as file:
+        try:
+            return zlib.decompressobj(31).decompress(file.read(1 << 16), _TAR_BLOCK)
+        except zlib.error:
+            return b""
+
+
+def _folder(path: Path) -> _Files:
+    found = ((os.path.relpath(each, path).replace(os.sep, "/"), each) for each in _walk(path))
+    return _list_of(path, found)
+
+
+def _list_of(path: Place, found: Iterable[tuple[str, str]]) -> _Files:
+    """Files that can be opened, by name; the others with a reason."""
     places: dict[str, str] = {}
     skipped: list[tuple[str, str]] = []
     seen: dict[tuple[int, int], str] = {}
-    for place in _walk(path):
-        name = _unique(os.path.relpath(place, path).replace(os.sep, "/"), places)
+    for given, place in found:
+        name = unique_name(given, places)
         reason = _why_not_open(place, name, seen)
         if reason is not None:
             skipped.append((name, reason))
             continue
         places[name] = place
-        if len(places) > MAX_FILES:
+        if len(places) > archives.MAX_FILES:
             raise InputError(
-                f"{path} holds more than {MAX_FILES} files; give the folder of one study."
+                f"{path} holds more than {archives.MAX_FILES} files; give those of one study."
             )
-    return FileStore(path, tuple(places), tuple(skipped), None, places)
+    return _Files(places, skipped)
 
 
 def _why_not_open(place: str, name: str, seen: dict[tuple[int, int], str]) -> str | None:
@@ -161,81 +213,3 @@ def _walk(path: Path) -> Iterator[str]:
         below.sort()
         for name in sorted(files):
             yield os.path.join(folder, name)
-
-
-def _unique(name: str, taken: dict[str, str]) -> str:
-    name = printable(name)
-    if name not in taken:
-        return name
-    return next(f"{name}~{n}" for n in range(2, len(taken) + 3) if f"{name}~{n}" not in taken)
-
-
-def _open_zip(path: Path) -> FileStore:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
-        raise UnreadableError(
-            f"{path} starts like a .zip but its list of members is damaged or cut off; "
-            "copy or export it again."
-        ) from error
-    try:
-        _check_zip(path, archive.infolist())
-        return _store_of_zip(path, archive)
-    except InputError:
-        archive.close()
-        raise
-
-
-def _store_of_zip(path: Path, archive: zipfile.ZipFile) -> FileStore:
-    places: dict[str, str] = {}
-    skipped: list[tuple[str, str]] = []
-    for member in archive.infolist():
-        if member.is_dir():
-            continue
-        name = _unique(member.filename, places)
-        if member.filename in places.values():
-            skipped.append((name, "a second member of the same name"))
-        elif member.file_size == 0:
-            skipped.append((name, "empty"))
-        else:
-            places[name] = member.filename
-    return FileStore(path, tuple(places), tuple(skipped), archive, places)
-
-
-def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive that could harm, before any member is read."""
-    if len(members) > MAX_FILES:
-        raise InputError(f"{path} holds more than {MAX_FILES} members; zip one study alone.")
-    for member in members:
-        name = printable(member.filename)
-        if _leads_out(member.filename) or _leads_out(member.orig_filename):
-            raise InputError(f"{path}: member {name} leads out of the archive; not read.")
-        if member.flag_bits & _ENCRYPTED:
-            raise InputError(f"{path}: member {name} is encrypted; unpack it and give the folder.")
-        if member.compress_type not in _METHODS:
-            raise InputError(
-                f"{path}: member {name} is packed by method {member.compress_type}, segmate reads "
-                "stored and deflated ones; unpack it and give the folder."
-            )
-        if member.file_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: member {name} unpacks to {_gb(member.file_size)}; refused.")
-    total = sum(member.file_size for member in members)
-    packed = max(1, sum(member.compress_size for member in members))
-    if total > MAX_ZIP_BYTES:
-        raise InputError(
-            f"{path} unpacks to {_gb(total)}, more than {_gb(MAX_ZIP_BYTES)}; zip one study alone."
-        )
-    if total > _RATIO_MATTERS_BYTES and total / packed > MAX_ZIP_RATIO:
-        raise InputError(
-            f"{path} unpacks to {_gb(total)}, {total / packed:.0f} times its size, as no CT does; "
-            "if you trust it, unpack it and give the folder."
-        )
-
-
-def _leads_out(name: str) -> bool:
-    parts = re.split(r"[/\\]", name)
-    return ".." in parts or parts[0] == "" or re.match(r"[A-Za-z]:", name) is not None
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from segmate_cli.dicom.files import FileStore, open_store
+from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, Rejected, read_header
 from segmate_cli.dicom.series import DERIVED, IMAGE, MULTI_FRAME, SeriesInfo, group_series
 
@@ -28,7 +27,7 @@ class Finding:
         skipped: (name, reason) of damaged files, DICOMDIRs, links, copies, empty files ...
     """
 
-    path: Path
+    path: Place
     series: tuple[SeriesInfo, ...]
     not_dicom: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
@@ -39,15 +38,16 @@ class Finding:
         return tuple(one for one in self.series if one.kind in (IMAGE, DERIVED, MULTI_FRAME))
 
 
-def find_series(path: Path) -> Finding:
+def find_series(path: Place) -> Finding:
     """Look at every file under ``path``, headers only.
 
     Args:
-        path: A folder (with all below it, whatever the names), a .zip, or one DICOM file.
+        path: A folder (with all below it, whatever the names), a .zip or .tar (.tar.gz), one DICOM
+            file, or a list of files.
 
     Raises:
-        UnreadableError: ``path`` does not exist, cannot be opened, or is a damaged .zip.
-        InputError: a .zip that is not safe to read; too many files.
+        UnreadableError: ``path`` does not exist, cannot be opened, or is a damaged archive.
+        InputError: an archive that is not safe to read; too many files.
     """
     with open_store(path) as store:
         with ThreadPoolExecutor(_THREADS) as pool:

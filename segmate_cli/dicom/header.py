@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
+from segmate_cli.dicom.archives import printable
 from segmate_cli.dicom.decode import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
-from segmate_cli.dicom.files import FileStore, printable
+from segmate_cli.dicom.files import FileStore
 from segmate_cli.dicom.walk import PIXEL_DATA, ElementWalker
 
 # What pydicom, its decoders, zlib and zipfile raise for malformed bytes, found by mutating files.

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from segmate_cli.dicom.decode import (
     Pixels,
     decode,
 )
-from segmate_cli.dicom.files import FileStore, open_store
+from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, pixel_data
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.errors import GeometryError, InputError, NotHounsfieldError, UnreadableError
@@ -39,7 +38,7 @@ _SLICES_A_PROCESS = 8
 _SLICES_AHEAD = 2
 
 
-def as_scan(path: Path, series: SeriesInfo) -> Scan:
+def as_scan(path: Place, series: SeriesInfo) -> Scan:
     """A series that `segmate_cli.dicom.choose_series` gave, ready to be read slice by slice.
 
     Slices come in the order of their positions along the normal, so k grows along it; each is
@@ -60,7 +59,7 @@ def as_scan(path: Path, series: SeriesInfo) -> Scan:
     return Scan(series.geometry, lambda: _planes(path, series), source, _warnings(series))
 
 
-def check_fit(path: Path, series: SeriesInfo) -> None:
+def check_fit(path: Place, series: SeriesInfo) -> None:
     """Refuse a series that is no complete, even, upright stack, before any pixel is read.
 
     Raises:
@@ -87,7 +86,7 @@ def check_fit(path: Path, series: SeriesInfo) -> None:
         )
 
 
-def _planes(path: Path, series: SeriesInfo) -> Iterator[Hounsfield]:
+def _planes(path: Place, series: SeriesInfo) -> Iterator[Hounsfield]:
     """Yield the slices in order, reading a few ahead."""
     workers = _workers(series)
     with open_store(path) as store, ExitStack() as stack:
@@ -114,7 +113,7 @@ def _workers(series: SeriesInfo) -> int:
 class _SliceReader:
     """Reads single slices; called from several threads, each with its own decoder process."""
 
-    def __init__(self, path: Path, store: FileStore, stack: ExitStack) -> None:
+    def __init__(self, path: Place, store: FileStore, stack: ExitStack) -> None:
         self._path, self._store, self._stack = path, store, stack
         self._lock, self._local = threading.Lock(), threading.local()
 
@@ -241,7 +240,7 @@ def _is_no_tissue(header: Header, padding: tuple[int, int]) -> bool:
     return high <= PADDING_HU or low > _HIGHEST_CT_HU
 
 
-def _source(path: Path, series: SeriesInfo) -> DicomSource:
+def _source(path: Place, series: SeriesInfo) -> DicomSource:
     return DicomSource(
         path=path,
         study_uid=series.study_uid or None,

@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from segmate_cli import dicom
-from segmate_cli.dicom.files import FileStore, open_store
+from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, raw_attributes, read_header
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.dicom.stack import EVEN_SHARE, TILT_DEG, stack_of, tilt_of, volume_geometry
@@ -89,7 +89,7 @@ class Reference:
         made_at: (date, time) of the scan as DICOM writes them, or a fixed one where unknown.
     """
 
-    path: Path
+    path: Place
     slices: tuple[Header, ...]
     turn: Reorientation
     shared: dict[str, bytes]
@@ -201,7 +201,7 @@ def _reference(store: FileStore, geometry: Geometry, slices: tuple[Header, ...])
     return Reference(store.path, slices, turn, kept, _made_at(raw))
 
 
-def _check_identified(path: Path, slices: tuple[Header, ...]) -> None:
+def _check_identified(path: Place, slices: tuple[Header, ...]) -> None:
     remedy = (
         "DICOM objects cannot refer to it. Use the series as the archive has it or, if it was "
         "anonymised, one that kept its UIDs."
