@@ -166,6 +166,12 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("-o", "--output", help="write to this file instead of stdout")
     add.add_argument("--ct", help="the scan that was segmented; adds mean and SD of HU")
     add.add_argument("--series", help="which series of --ct; default: the one a DICOM SEG names")
+    add.add_argument(
+        "--reference-dicom",
+        metavar="PATH",
+        help="DICOM SR of a NIfTI label map: the series that it lies on; default: --ct, or the "
+        "one that the sidecar names",
+    )
     add.add_argument("--uid-root", help="root of a DICOM SR's UIDs; default 2.25")
     add.add_argument("--labels", dest="table", help="table of label values, .csv, .tsv or .json")
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")

@@ -241,8 +241,11 @@ def report(args: Namespace) -> ExitCode:
         files.check_output(output, overwrite=args.overwrite, inputs=tuple(paths))
     if args.format == "dicom-sr":
         return _report_sr(args, paths, output)
-    if args.uid_root:
-        raise UsageError("--uid-root is about a DICOM SR; ask for one with --format dicom-sr.")
+    if args.uid_root or args.reference_dicom:
+        raise UsageError(
+            "--uid-root and --reference-dicom are about a DICOM SR; ask for one with "
+            "--format dicom-sr."
+        )
     table = []
     for path in paths:
         stats = scans.measure_path(
@@ -255,23 +258,24 @@ def report(args: Namespace) -> ExitCode:
 
 def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
     from segmate_cli import scans
-    from segmate_cli.measurement import measure
 
     if output is None or len(paths) != 1:
-        raise UsageError("a DICOM SR is of one DICOM SEG, and a file; give -o sr.dcm.")
-    if not scans.is_dicom_name(paths[0]):
-        raise UsageError(
-            f"{paths[0]}: a DICOM SR refers to the segments of a DICOM SEG; give the one of the "
-            "same run (predict -o labels.nii.gz -o seg.dcm)."
-        )
+        raise UsageError("a DICOM SR is of one label map, and a file; give -o sr.dcm.")
     scans.check_writer("seg")
-    from segmate_cli.dicom.sr import write_sr
+    from segmate_cli.structured_report import SrOptions, report_as_sr
 
-    labels = scans.load_labels(paths[0], args.table)
-    ct = scans.load_ct(labels, args.ct, args.series) if args.ct else None
-    stats = measure(labels, ct, args.organs)
-    write_sr(stats, labels.organs, paths[0], output, args.uid_root)
+    options = SrOptions(
+        table=args.table,
+        ct=Path(args.ct) if args.ct else None,
+        series=args.series,
+        organs=args.organs,
+        reference=Path(args.reference_dicom) if args.reference_dicom else None,
+        uid_root=args.uid_root,
+    )
+    warnings = report_as_sr(paths[0], output, options)
     print(output)
+    for warning in warnings:
+        console.say(f"warning: {warning}")
     return ExitCode.DONE
 
 

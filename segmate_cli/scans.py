@@ -24,7 +24,7 @@ from segmate_cli.errors import (
 from segmate_cli.label_table import read_label_table
 from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import foreign_organ
-from segmate_cli.volume import DicomSource, LabelMap, Labels, Scan, Volume
+from segmate_cli.volume import DicomSource, LabelMap, Labels, NiftiSource, Scan, Source, Volume
 
 if TYPE_CHECKING:
     from segmate_cli.dicom.files import Place
@@ -40,7 +40,13 @@ _TITLES = {"seg": "DICOM SEG and SR", "rtstruct": "RTSTRUCT"}
 _SEG_BYTES_A_VOXEL = 4
 
 
-def find_scan(path: Place, *, series: str | None = None, assume_ras: bool = False) -> Scan:
+def find_scan(
+    path: Place,
+    *,
+    series: str | None = None,
+    assume_ras: bool = False,
+    prefer: str | None = None,
+) -> Scan:
     """Find the one scan that a path names.
 
     Args:
@@ -48,6 +54,7 @@ def find_scan(path: Place, *, series: str | None = None, assume_ras: bool = Fals
             list of files.
         series: Which one, for DICOM with several CT series; see ``dicom.choose``.
         assume_ras: See ``nifti.open_nifti``.
+        prefer: SeriesInstanceUID to take unasked where there is such a series.
 
     Raises:
         InputError: There is none, or it cannot be used.
@@ -61,13 +68,21 @@ def find_scan(path: Place, *, series: str | None = None, assume_ras: bool = Fals
     from segmate_cli import dicom
 
     finding = dicom.find_series(path)
+    if series is None and prefer in {one.series_uid for one in finding.series}:
+        series = prefer
     choice = dicom.choose(finding, series)
     return dataclasses.replace(dicom.as_scan(finding, choice.series), notes=(choice.note,))
 
 
-def load(path: str | Path, *, series: str | None = None, assume_ras: bool = False) -> Volume:
+def load(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    assume_ras: bool = False,
+    prefer: str | None = None,
+) -> Volume:
     """Read a CT scan; see ``find_scan`` for what a path may be and which errors are raised."""
-    return find_scan(Path(path), series=series, assume_ras=assume_ras).read()
+    return find_scan(Path(path), series=series, assume_ras=assume_ras, prefer=prefer).read()
 
 
 def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
@@ -130,16 +145,20 @@ def measure_path(
         if rtstruct_read.is_rtstruct(path):
             names = read_label_table(Path(table)) if table else None
             found = rtstruct_read.read_rtstruct(path, names)
-            scan = load(ct, series=series or found.series_uid) if ct else None
+            scan = load(ct, series=series, prefer=found.series_uid) if ct else None
             return rtstruct_read.measure_structures(found, scan, organs)
     labels = load_labels(path, table)
     return measure(labels, load_ct(labels, ct, series) if ct else None, organs)
 
 
 def load_ct(labels: Labels, ct: str | Path, series: str | None = None) -> Volume:
-    """The scan of a label map; of DICOM with several series the one that a SEG names."""
-    named = labels.source.series_uid if isinstance(labels.source, DicomSource) else None
-    return load(ct, series=series or named)
+    """The scan of a label map; of DICOM with several series the one that made it, where known."""
+    source: Source | None = labels.source
+    if isinstance(source, NiftiSource):
+        origin = sidecar.origin_of(source.path)
+        source = origin.source if origin else None
+    named = source.series_uid if isinstance(source, DicomSource) else None
+    return load(ct, series=series, prefer=named)
 
 
 def save(

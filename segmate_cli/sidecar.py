@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,52 @@ def label_names(labels_path: Path) -> dict[int, Organ]:
         return read_label_table(path)
     except (OSError, ValueError, AttributeError, RecursionError, InputError):
         return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a sidecar says about the making of its label map.
+
+    Attributes:
+        model: Name, version and weights_sha256.
+        source: The DICOM series that was segmented, without its files; None for NIfTI.
+        made_at: (date, time) in UTC, as DICOM writes them.
+    """
+
+    model: dict[str, str]
+    source: DicomSource | None
+    made_at: tuple[str, str]
+
+
+def origin_of(labels_path: Path) -> Origin | None:
+    """What the sidecar of a label map says; None without one, or where the file has changed."""
+    try:
+        content = json.loads(path_for(labels_path).read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            return None
+        if content["output"]["file_sha256"] != files.sha256_of_file(labels_path):
+            return None
+        model = {key: str(content["model"][key]) for key in ("name", "version", "weights_sha256")}
+        made = datetime.datetime.fromisoformat(content["created"])
+        source = _series_in(content["input"])
+        return Origin(model, source, (made.strftime("%Y%m%d"), made.strftime("%H%M%S")))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _series_in(given: dict[str, Any]) -> DicomSource | None:
+    told = given.get("dicom")
+    if told is None:
+        return None
+    return DicomSource(
+        path=Path(given["path"]),
+        study_uid=told["study_uid"],
+        series_uid=told["series_uid"],
+        frame_of_reference_uid=told["frame_of_reference_uid"],
+        sop_class_uid=told["sop_class_uid"],
+        sop_instance_uids=tuple(told["sop_instance_uids"]),
+        files=(),
+    )
 
 
 def label_row(value: int, organ: Organ) -> dict[str, Any]:

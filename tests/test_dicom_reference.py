@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 from conftest import save_nifti
 from dicom_maker import PATIENT, Recipe, make_series
@@ -74,10 +76,48 @@ def test_two_series_on_the_same_voxels_must_be_told_apart(tmp_path):
     assert found.slices[0].series_uid == other.series_uid
 
 
-@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "FrameOfReferenceUID"])
-def test_a_series_without_the_uids_to_refer_to_it_is_refused(tmp_path, keyword):
-    recipe = WHOLE.but(tags={**STUDY, keyword: None})
-    with pytest.raises(InputError, match=f"no {keyword}") as caught:
+IDENTIFIERS = {
+    "StudyInstanceUID": "study_uid",
+    "SeriesInstanceUID": "series_uid",
+    "FrameOfReferenceUID": "frame_of_reference_uid",
+    "SOPClassUID": "sop_class_uid",
+    "SOPInstanceUID": "sop_uid",
+}
+
+
+def without(folder, keywords):
+    """A series without these, also where the file's preamble repeats them."""
+    taken = dict.fromkeys(keywords)
+    files = make_series(folder, WHOLE.but(tags={**STUDY, **taken})).folder
+    for path in files.iterdir():
+        data = pydicom.dcmread(path)
+        for keyword in set(keywords) & {"SOPClassUID", "SOPInstanceUID"}:
+            setattr(data.file_meta, f"MediaStorage{keyword}", "")
+        data.save_as(path)
+    volume = scans.load(folder)
+    return of_source(volume.geometry, volume.source)
+
+
+@pytest.mark.parametrize("keywords", [*((one,) for one in IDENTIFIERS), tuple(IDENTIFIERS)])
+def test_identifiers_that_anonymising_took_are_made_up_of_the_files_and_told(tmp_path, keywords):
+    found, again = (without(tmp_path / one, keywords) for one in "ab")
+    assert found.made_up == tuple(one for one in dicom_reference._IDENTIFIERS if one in keywords)
+    assert found.slices == tuple(
+        replace(one, file=ours.file) for one, ours in zip(again.slices, found.slices, strict=True)
+    )
+    for name in IDENTIFIERS.values():
+        values = {getattr(one, name) for one in found.slices}
+        assert len(values) == (6 if name == "sop_uid" else 1)
+        assert all(value and len(value) <= 64 for value in values)
+    assert found.shared["StudyInstanceUID"].decode().rstrip("\0") == found.slices[0].study_uid
+    (warning,) = found.warnings
+    assert all(keyword in warning for keyword in keywords)
+    assert PATIENT not in warning
+
+
+def test_identifiers_that_only_some_slices_have_are_refused(tmp_path):
+    recipe = WHOLE.but(tags=STUDY, slice_tags={2: {"StudyInstanceUID": None}})
+    with pytest.raises(InputError, match="several StudyInstanceUIDs") as caught:
         series_and_labels_reference(tmp_path, recipe)
     assert PATIENT not in str(caught.value)
 

@@ -16,6 +16,7 @@ from segmate_cli import scans
 from segmate_cli.dicom.reference import SegOptions, reference_for
 from segmate_cli.dicom.seg import write_seg
 from segmate_cli.dicom.sr import write_sr
+from segmate_cli.dicom.subject import Subject, of_seg
 from segmate_cli.errors import InputError, NothingFoundError, UsageError
 from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import organ
@@ -32,8 +33,12 @@ def measured(folder: Path, recipe=WHOLE, **options) -> tuple[Path, list[OrganSta
 
 def written(folder: Path, recipe=WHOLE, uid_root=None) -> tuple[Path, Path, list[OrganStats]]:
     seg, stats = measured(folder, recipe)
-    write_sr(stats, scans.load_labels(seg).organs, seg, folder / "sr.dcm", uid_root)
+    write_sr(stats, subject_of(seg, uid_root), folder / "sr.dcm")
     return folder / "sr.dcm", seg, stats
+
+
+def subject_of(seg: Path, uid_root=None) -> Subject:
+    return of_seg(seg, scans.load_labels(seg).organs, uid_root)
 
 
 def items(parent: pydicom.Dataset, code: str) -> list[pydicom.Dataset]:
@@ -122,7 +127,7 @@ def test_a_name_in_another_alphabet_comes_through(tmp_path, capfd, caplog):
 def test_only_a_binary_seg_can_be_referred_to(tmp_path):
     seg, stats = measured(tmp_path, seg_type="labelmap")
     with pytest.raises(UsageError, match="BINARY"):
-        write_sr(stats, scans.load_labels(seg).organs, seg, tmp_path / "sr.dcm")
+        write_sr(stats, subject_of(seg), tmp_path / "sr.dcm")
     assert not (tmp_path / "sr.dcm").exists()
 
 
@@ -133,20 +138,20 @@ def test_a_seg_that_lacks_what_a_report_refers_to_is_refused(tmp_path, keyword):
     delattr(data, keyword)
     data.save_as(seg)
     with pytest.raises(InputError, match=seg.name):
-        write_sr(stats, scans.load_labels(seg).organs, seg, tmp_path / "sr.dcm")
+        write_sr(stats, subject_of(seg), tmp_path / "sr.dcm")
 
 
 def test_two_segments_of_one_organ_are_refused(tmp_path):
-    seg, stats = measured(tmp_path)
+    seg, _ = measured(tmp_path)
     organs = {**scans.load_labels(seg).organs, 4: organ("liver")}
     with pytest.raises(InputError, match="two segments"):
-        write_sr(stats, organs, seg, tmp_path / "sr.dcm")
+        of_seg(seg, organs)
 
 
 def test_nothing_found_writes_nothing(tmp_path):
     seg, stats = measured(tmp_path)
     with pytest.raises(NothingFoundError):
-        write_sr(stats[3:], scans.load_labels(seg).organs, seg, tmp_path / "sr.dcm")
+        write_sr(stats[3:], subject_of(seg), tmp_path / "sr.dcm")
 
 
 def test_highdicom_reads_it(tmp_path):
@@ -193,12 +198,14 @@ def test_what_the_command_cannot_do_it_says(run, tmp_path):
     seg, _ = measured(tmp_path)
     nifti = tmp_path / "labels.nii.gz"
     scans.save(scans.load_labels(seg), nifti)
+    (tmp_path / "labels.json").unlink()
     sr = ("--format", "dicom-sr", "-o", tmp_path / "sr.dcm")
     for arguments, words in (
         ((seg, "--format", "dicom-sr"), "-o sr.dcm"),
-        ((seg, seg, *sr), "one DICOM SEG"),
-        ((nifti, *sr), "predict -o labels.nii.gz -o seg.dcm"),
+        ((seg, seg, *sr), "one label map"),
+        ((nifti, *sr), "--reference-dicom FOLDER, or the DICOM SEG of the same run"),
         ((seg, "--uid-root", "1.2"), "--format dicom-sr"),
+        ((seg, "--reference-dicom", seg), "--format dicom-sr"),
         ((seg, *sr, "--uid-root", "x"), "--uid-root"),
     ):
         code, out, err = run("report", *arguments)

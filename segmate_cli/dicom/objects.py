@@ -22,8 +22,10 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.valuerep import DSfloat
 
+from segmate_cli import __version__
 from segmate_cli.dicom.header import Header, StoredValues
 from segmate_cli.dicom.reference import Reference
+from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import UnreadableError, UsageError
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, ORGANS, Organ
 from segmate_cli.volume import LabelMap
@@ -31,6 +33,7 @@ from segmate_cli.volume import LabelMap
 # CID 7150 as pydicom has it; others write 123037004, which SNOMED calls "Body structure".
 ANATOMY = ("91723000", CODE_SCHEME, "Anatomical Structure")
 ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
+_LONG_STRING = 64
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _META_AT = 128 + 4 + 12
 _CHUNK = 1 << 20
@@ -76,6 +79,22 @@ def model_of(labels: LabelMap) -> dict[str, str]:
             "a DICOM object must say which model made it; write what predict returned."
         )
     return {name: str(model[name]) for name in ("name", "version", "weights_sha256")}
+
+
+def algorithm_of(model: Mapping[str, str]) -> tuple[str, str]:
+    """(name, version) by which objects call the model that made the labels."""
+    name, version = f"segmate {model['name']}", f"{__version__}, model {model['version']}"
+    return name[:_LONG_STRING], version[:_LONG_STRING]
+
+
+def tracking_uids(series_uid: str, model: Mapping[str, str], root: str | None) -> UidMaker:
+    """Maker of tracking UIDs by organ key.
+
+    What is tracked is an organ on a series as a model found it: SEG and SR of one run say the
+    same, whether or not they knew of each other.
+    """
+    facts = {"object": "tracking", "series": series_uid, "model": dict(model)}
+    return UidMaker.of(facts, root)
 
 
 def segment_numbers(

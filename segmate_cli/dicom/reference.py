@@ -7,21 +7,23 @@ object made of it: they are neither decoded nor printed, and the object is the s
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, CTImageStorage
 
 from segmate_cli import dicom
 from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, raw_attributes, read_header
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.dicom.stack import EVEN_SHARE, TILT_DEG, stack_of, tilt_of, volume_geometry
+from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import (
     AmbiguousSeriesError,
     GeometryError,
@@ -42,6 +44,14 @@ SHARED = (
     *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
     *("AccessionNumber", "SpecificCharacterSet"),
 )
+# Attributes without which nothing can refer to a slice, and what Header calls them.
+_IDENTIFIERS = {
+    "SOPClassUID": "sop_class_uid",
+    "SOPInstanceUID": "sop_uid",
+    "SeriesInstanceUID": "series_uid",
+    "StudyInstanceUID": "study_uid",
+    "FrameOfReferenceUID": "frame_of_reference_uid",
+}
 _TIMES = ("Acquisition", "Content", "Series", "Study")
 _UNITS = ("Date", "Time")
 _LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
@@ -53,7 +63,7 @@ _READ = {
 _ROUNDED_MM = 0.05
 # The reader takes slices that lie sideways by a quarter of a pixel.
 _SIDEWAYS_PIXELS = 0.25
-_NO_DATE = ("19000101", "000000")
+NO_DATE = ("19000101", "000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class Reference:
         turn: From the label map's axes to the slices'; plane k then lies on slice k.
         shared: Raw bytes of attributes by keyword; they name a patient, so never print them.
         made_at: (date, time) of the scan as DICOM writes them, or a fixed one where unknown.
+        made_up: Identifiers that none of the files has, so that they were made up.
     """
 
     path: Place
@@ -94,6 +105,7 @@ class Reference:
     turn: Reorientation
     shared: dict[str, bytes]
     made_at: tuple[str, str]
+    made_up: tuple[str, ...] = ()
 
     @property
     def geometry(self) -> Geometry:
@@ -103,13 +115,19 @@ class Reference:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What readers will make of a SEG on these slices, one sentence each."""
+        found = []
         tilt_deg = tilt_of(stack_of(self.slices)) or 0.0
-        if tilt_deg <= TILT_DEG:
-            return ()
-        return (
-            f"the slices are tilted by {tilt_deg:.1f} degrees: OHIF reads such a DICOM SEG, "
-            "3D Slicer and other readers by dcmqi refuse it, pydicom-seg reads it wrongly.",
-        )
+        if tilt_deg > TILT_DEG:
+            found.append(
+                f"the slices are tilted by {tilt_deg:.1f} degrees: OHIF reads such a DICOM SEG, "
+                "3D Slicer and other readers by dcmqi refuse it, pydicom-seg reads it wrongly."
+            )
+        if self.made_up:
+            found.append(
+                f"the series has no {', '.join(self.made_up)}, so the DICOM objects refer to "
+                "identifiers that were made up from its files: no archive can show them on it."
+            )
+        return tuple(found)
 
 
 def reference_for(geometry: Geometry, source: Source | None, options: SegOptions) -> Reference:
@@ -189,7 +207,7 @@ def of_folder(geometry: Geometry, path: Path, series: str | None = None) -> Refe
 
 
 def _reference(store: FileStore, geometry: Geometry, slices: tuple[Header, ...]) -> Reference:
-    _check_identified(store.path, slices)
+    slices, made_up = _identified(store, slices)
     reason = _misfit(geometry, slices)
     if reason is not None:
         raise GeometryError(f"{store.path}: its slices do not lie on the label map ({reason}).")
@@ -197,8 +215,51 @@ def _reference(store: FileStore, geometry: Geometry, slices: tuple[Header, ...])
     kept = {keyword: raw.get(keyword, b"") for keyword in SHARED}
     if slices[0].lossy:
         kept |= {keyword: raw[keyword] for keyword in _LOSSY if keyword in raw}
+    kept["StudyInstanceUID"] = slices[0].study_uid.encode()
     turn = _turn(geometry, volume_geometry(slices))
-    return Reference(store.path, slices, turn, kept, _made_at(raw))
+    return Reference(store.path, slices, turn, kept, _made_at(raw), made_up)
+
+
+def _identified(
+    store: FileStore, slices: tuple[Header, ...]
+) -> tuple[tuple[Header, ...], tuple[str, ...]]:
+    """The slices with all that an object refers to, and what of it had to be made up.
+
+    Anonymising takes identifiers away. What none of the slices has is derived from the files
+    themselves: the same files give the same, and no others do.
+    """
+    missing = tuple(k for k, name in _IDENTIFIERS.items() if not any(_values(slices, name)))
+    if "SOPClassUID" in missing:
+        slices = tuple(replace(one, sop_class_uid=CTImageStorage) for one in slices)
+    if "SOPInstanceUID" in missing:
+        slices = tuple(
+            replace(one, sop_uid=_made_up("slice", _sha256(store, one.file))) for one in slices
+        )
+    if "SeriesInstanceUID" in missing:
+        uid = _made_up("series", *(one.sop_uid for one in slices))
+        slices = tuple(replace(one, series_uid=uid) for one in slices)
+    # What lies in one series is of one study and in one frame of reference.
+    if "StudyInstanceUID" in missing:
+        uid = _made_up("study", slices[0].series_uid)
+        slices = tuple(replace(one, study_uid=uid) for one in slices)
+    if "FrameOfReferenceUID" in missing:
+        uid = _made_up("frame of reference", slices[0].series_uid)
+        slices = tuple(replace(one, frame_of_reference_uid=uid) for one in slices)
+    _check_identified(store.path, slices)
+    return slices, missing
+
+
+def _values(slices: Sequence[Header], name: str) -> list[str]:
+    return [getattr(one, name) for one in slices]
+
+
+def _made_up(*about: str) -> str:
+    return UidMaker.of({"made up": about}).uid()
+
+
+def _sha256(store: FileStore, name: str) -> str:
+    with store.open(name) as stream:
+        return hashlib.sha256(stream.read()).hexdigest()
 
 
 def _check_identified(path: Place, slices: tuple[Header, ...]) -> None:
@@ -206,20 +267,15 @@ def _check_identified(path: Place, slices: tuple[Header, ...]) -> None:
         "DICOM objects cannot refer to it. Use the series as the archive has it or, if it was "
         "anonymised, one that kept its UIDs."
     )
-    for name, values in (
-        ("StudyInstanceUID", [one.study_uid for one in slices]),
-        ("SeriesInstanceUID", [one.series_uid for one in slices]),
-        ("FrameOfReferenceUID", [one.frame_of_reference_uid for one in slices]),
-        ("SOPClassUID", [one.sop_class_uid for one in slices]),
-    ):
-        if not all(values):
-            raise InputError(f"{path}: the series has no {name}: {remedy}")
-        if len(set(values)) > 1:
-            raise InputError(f"{path}: the series has several {name}s: {remedy}")
+    for keyword, name in _IDENTIFIERS.items():
+        values = set(_values(slices, name))
+        if keyword == "SOPInstanceUID":
+            if len(values) < len(slices) or "" in values:
+                raise InputError(f"{path}: slices without a SOPInstanceUID of their own: {remedy}")
+        elif len(values) > 1:
+            raise InputError(f"{path}: the series has several {keyword}s: {remedy}")
     if not UID(slices[0].sop_class_uid).keyword.endswith("ImageStorage"):
         raise InputError(f"{path}: the series is of a class that DICOM does not know: {remedy}")
-    if not all(one.sop_uid for one in slices) or len({one.sop_uid for one in slices}) < len(slices):
-        raise InputError(f"{path}: slices without a SOPInstanceUID of their own: {remedy}")
 
 
 def _misfit(geometry: Geometry, slices: Sequence[Header]) -> str | None:
@@ -293,5 +349,5 @@ def _made_at(raw: dict[str, bytes]) -> tuple[str, str]:
         time = raw.get(f"{when}Time", b"").decode("latin-1").strip("\0 ")
         if re.fullmatch(r"(18|19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", date):
             whole = re.match(r"([01]\d|2[0-3])[0-5]\d[0-5]\d", time)
-            return date, whole.group() if whole else _NO_DATE[1]
-    return _NO_DATE
+            return date, whole.group() if whole else NO_DATE[1]
+    return NO_DATE

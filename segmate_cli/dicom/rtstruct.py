@@ -23,6 +23,7 @@ from segmate_cli.dicom.contours import Points, outlines
 from segmate_cli.dicom.header import Header
 from segmate_cli.dicom.objects import (
     add_patient,
+    algorithm_of,
     blank_patient,
     code_item,
     identity_of,
@@ -139,8 +140,7 @@ def _image(header: Header) -> Dataset:
 
 def _add_rois(structures: Dataset, labels: LabelMap, found: frozenset[int]) -> None:
     """Name, code, colour and maker of each organ."""
-    model = model_of(labels)
-    algorithm = f"segmate {__version__}, model {model['name']} {model['version']}"[:64]
+    algorithm = ", ".join(algorithm_of(model_of(labels)))[:64]
     structures.StructureSetROISequence = []
     structures.ROIContourSequence = []
     structures.RTROIObservationsSequence = []

@@ -24,6 +24,7 @@ from segmate_cli.dicom.objects import (
     ANATOMY,
     ARTIFICIAL_INTELLIGENCE,
     add_patient,
+    algorithm_of,
     drop_the_clock,
     identity_of,
     model_of,
@@ -31,6 +32,7 @@ from segmate_cli.dicom.objects import (
     segment_numbers,
     side_codes,
     source_image,
+    tracking_uids,
     type_code,
 )
 from segmate_cli.dicom.reference import Reference, SegOptions
@@ -116,12 +118,13 @@ def _build(
     uids: UidMaker,
 ) -> Segmentation:
     model = model_of(labels)
+    tracking = tracking_uids(reference.slices[0].series_uid, model, options.uid_root)
     labelmap = options.seg_type == "labelmap"
     return Segmentation(
         source_images=[source_image(one) for one in reference.slices],
         pixel_array=np.ascontiguousarray(numbers),
         segmentation_type=options.seg_type.upper(),
-        segment_descriptions=_descriptions(labels, model, uids),
+        segment_descriptions=_descriptions(labels, model, tracking),
         series_instance_uid=uids.uid("series"),
         series_number=SERIES_NUMBER,
         sop_instance_uid=uids.uid("instance"),
@@ -143,12 +146,13 @@ def _build(
 
 
 def _descriptions(
-    labels: LabelMap, model: dict[str, str], uids: UidMaker
+    labels: LabelMap, model: dict[str, str], tracking: UidMaker
 ) -> list[SegmentDescription]:
+    name, version = algorithm_of(model)
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=f"segmate {model['name']}"[:_LONG_STRING],
+        name=name,
         family=CodedConcept(*ARTIFICIAL_INTELLIGENCE),
-        version=f"{__version__}, model {model['version']}"[:_LONG_STRING],
+        version=version,
         source="segmate",
         parameters={"weights_sha256": model["weights_sha256"]},
     )
@@ -161,7 +165,7 @@ def _descriptions(
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
             tracking_id=organ.key[:_LONG_STRING],
-            tracking_uid=uids.uid("tracking", organ.key),
+            tracking_uid=tracking.uid(organ.key),
             display_color=CIELabColor.from_rgb(*organ.rgb),
         )
         for number, (_, organ) in enumerate(sorted(labels.organs.items()), start=1)
