@@ -323,9 +323,10 @@ def _write_dicom(
                 scans.save(labels, place, overwrite=True, seg=seg, with_sidecar=False)
         if "sr" in settings.formats:
             from segmate_cli.dicom.sr import write_sr
+            from segmate_cli.dicom.subject import of_seg
 
-            written = scans.load_labels(path)
-            write_sr(stats, written.organs, path, job.folder / "sr.dcm", settings.uid_root)
+            subject = of_seg(path, scans.load_labels(path).organs, settings.uid_root)
+            write_sr(stats, subject, job.folder / "sr.dcm")
     except (NothingFoundError, UsageError, InputError) as error:
         return [f"not all DICOM objects were written: {error}"]
     return []
