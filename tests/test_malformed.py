@@ -1,0 +1,36 @@
+"""A few of the cases of `malformed.py`; its long run is started by hand."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import write_bundle
+from malformed import MUTATIONS, Bench, memory_mb
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("malformed")
+    return Bench(folder, write_bundle(folder / "model"))
+
+
+@pytest.mark.parametrize(("packed", "count"), [(False, 120), (True, 10)], ids=["plain", "packed"])
+def test_damaged_series_end_in_one_sentence_or_a_right_result(bench, packed, count):
+    before, _ = memory_mb()
+    seen = [bench.run(seed, packed=packed) for seed in range(count)]
+    faults = [(seed, outcome) for seed, (_, outcome, _) in enumerate(seen) if "FAULT" in outcome]
+    assert faults == []
+    assert {outcome for _, outcome, _ in seen} >= {"exit 0", "exit 6"}
+    if not packed:
+        assert {mutation for mutation, _, _ in seen} == {each.__name__ for each in MUTATIONS}
+    assert memory_mb()[0] - before < 300
+
+
+def test_the_bench_sees_what_is_wrong(bench):
+    assert "names" in (bench.fault(6, "", "segmate: error: ZzDoe is ill", 1.0) or "")
+    assert "exit 1" in (bench.fault(1, "", "segmate: error: this is a bug", 1.0) or "")
+    assert "took" in (bench.fault(0, "", "", 31.0) or "")
+    assert "sentence" in (bench.fault(6, "", "Traceback", 1.0) or "")
+    made = next(iter(bench.made.values()))
+    made.hu[2, 3, 3] += 1
+    assert bench.wrong_result(made.folder, made, {0}) == "FAULT slice 2 has other values"
+    made.hu[2, 3, 3] -= 1
