@@ -198,7 +198,8 @@ class Bench:
             return f"FAULT took {seconds:.0f} s"
         if PATIENT in out + err:
             return f"FAULT names the patient: {err}"
-        if code and (err.count("segmate: error: ") != 1 or len(err) > 3000 or "Trace" in err):
+        alone = err.startswith("segmate: error: ") and err.count("segmate: ") == 1
+        if not (alone and len(err) < 3000 and "Traceback" not in err if code else err == ""):
             return f"FAULT not one sentence: {err[:1500]}"
         return None
 
@@ -236,6 +237,7 @@ def main() -> int:
     args = parser.parse_args()
     from conftest import write_bundle
 
+    warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), write_bundle(Path(name) / "model"))
         outcomes: Counter[str] = Counter()

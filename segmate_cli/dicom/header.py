@@ -90,6 +90,8 @@ _NAMING = {
     "PatientID": 0x00100020,
     "PatientBirthDate": 0x00100030,
 }
+# Far over all that an attribute named here can be, far under what overflows when squared.
+_LARGEST = 1e10
 _MASK = "***"
 _WHOLE_WORD, _ANYWHERE = 2, 4
 _WANTED = frozenset((*_TAGS.values(), *_NAMING.values()))
@@ -278,13 +280,14 @@ class Parsed:
         return text
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        """Exactly ``count`` finite numbers of a text attribute, or None."""
+        """Exactly ``count`` numbers of a text attribute that can be meant, or None."""
         parts = self.raw(keyword).decode("latin-1").strip("\0 ").split("\\")
         try:
             found = tuple(float(part) for part in parts)
         except ValueError:
             return None
-        return found if len(found) == count and all(map(math.isfinite, found)) else None
+        fit = all(abs(one) <= _LARGEST for one in found)  # neither infinite nor NaN
+        return found if len(found) == count and fit else None
 
     def whole(self, keyword: str) -> int | None:
         """A whole number of a text attribute or, unsigned, of one of 16 bits; or None."""

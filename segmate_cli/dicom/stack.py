@@ -36,6 +36,9 @@ _TILT_MM = 0.1
 # Sideways scatter of single slices, in pixels.
 _SIDEWAYS_PIXELS = 0.25
 _LISTED = 4
+# Patients lie within metres of the origin; micro-CT has pixels of 0.01 mm.
+_FARTHEST_MM = 1e5
+_PIXELS_MM = (1e-3, 100.0)
 # A gantry tilts by up to 30 degrees, and its slices are still called axial.
 _OBLIQUE_DEG = 31.0
 
@@ -107,11 +110,14 @@ def unplaced(headers: Sequence[Header]) -> list[Header]:
 
 
 def _why_unplaced(header: Header) -> str | None:
-    if header.position_mm is None:
+    if header.position_mm is None or max(map(abs, header.position_mm)) > _FARTHEST_MM:
         return "ImagePositionPatient"
     if header.orientation is None or not _orthonormal(header.orientation):
         return "ImageOrientationPatient"
-    if header.pixel_spacing_mm is None or min(header.pixel_spacing_mm) <= 0:
+    low_mm, high_mm = _PIXELS_MM
+    if header.pixel_spacing_mm is None or not all(
+        low_mm <= size <= high_mm for size in header.pixel_spacing_mm
+    ):
         return "PixelSpacing"
     return None
 
