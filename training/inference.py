@@ -1,7 +1,7 @@
 """Whole prepared cases through a network, with the shipping preprocessing.
 
-Slices lie 3 mm apart from the first slice's centre; labels go back to the scan's slices by the
-nearest of them, as ``segmate predict`` does.
+Slices lie 3 mm apart from the first slice's centre; logits are interpolated to the scan's own
+slices and labels decided there, as ``segmate predict`` does.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from training.augment import AIR_HU, scale_hu
 from training.cases import ORGANS, Case
 
 SLICE_MM = 3.0
+#: Cleans labels (k, H, W), in place or not, of slices that lie so many millimetres apart.
+Clean = Callable[[NDArray[np.uint8], float], NDArray[np.uint8]]
 _STRIDE = 32
 
 
@@ -84,6 +86,27 @@ def decide(logits: Tensor) -> NDArray[np.uint8]:
     return np.asarray(torch.where(best > 0, channel + 1, 0).numpy(), dtype=np.uint8)
 
 
+def at_case_slices(logits: Tensor, case: Case) -> Tensor:
+    """Logits (organs, k, H, W) of the case's usable slices, from those on the model's grid."""
+    rows = np.flatnonzero(case.usable)
+    count = int(rows[-1] - rows[0]) + 1
+    at = torch.arange(count) * (case.info.slice_mm / SLICE_MM)
+    at = at.clamp_max(logits.shape[1] - 1)
+    low = at.long().clamp_max(max(logits.shape[1] - 2, 0))
+    part = (at - low)[:, None, None].to(logits.dtype)
+    high = (low + 1).clamp_max(logits.shape[1] - 1)
+    return torch.lerp(logits[:, low], logits[:, high], part)
+
+
+def on_case_grid(labels: NDArray[np.uint8], case: Case) -> NDArray[np.uint8]:
+    """Labels of the usable slices, padding included, on the case's grid; others stay 0."""
+    result = np.zeros(case.hu.shape, dtype=np.uint8)
+    rows = np.flatnonzero(case.usable)
+    height, width = case.hu.shape[1:]
+    result[rows[0] : rows[-1] + 1] = labels[:, :height, :width]
+    return result
+
+
 def to_case_grid(volume: NDArray[np.uint8], case: Case) -> NDArray[np.uint8]:
     """Labels on the model's grid to the case's own slices; unusable slices stay 0."""
     result = np.zeros(case.hu.shape, dtype=volume.dtype)
@@ -99,13 +122,14 @@ def to_case_grid(volume: NDArray[np.uint8], case: Case) -> NDArray[np.uint8]:
 def predict_case(
     network: nn.Module,
     case: Case,
-    clean: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    clean: Clean | None = None,
 ) -> NDArray[np.uint8]:
     """Labels of a case on its own slices, as the shipped tool would give them."""
-    labels = decide(slice_logits(network, model_slices(case)))
+    logits = slice_logits(network, model_slices(case))
+    labels = decide(at_case_slices(logits, case))
     if clean is not None:
-        labels = clean(labels)
-    return to_case_grid(labels, case)
+        labels = clean(labels, case.info.slice_mm)
+    return on_case_grid(labels, case)
 
 
 def organ_number(organ: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -23,10 +23,8 @@ from segmate_cli.bundle import Manifest
 from segmate_cli.clean_up import clean_up
 from segmate_cli.convert import read_recipe
 from training.cases import AMBIGUOUS_AORTA, ORGANS, Case, Known, load_case
-from training.inference import load_network, predict_case
+from training.inference import Clean, load_network, predict_case
 from training.train import read_config
-
-Clean = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 _PAIRS = (("lung_left", "lung_right"), ("kidney_left", "kidney_right"))
 
@@ -100,12 +98,12 @@ def absent_volumes(case: Case, predicted: NDArray[np.uint8]) -> dict[str, float]
 
 
 def cleaner(recipe_path: Path) -> Clean:
-    """The clean-up of a recipe's manifest, as ``segmate predict`` does it on the model's grid."""
+    """The clean-up of a recipe's manifest, as ``segmate predict`` does it on the scan's slices."""
     recipe = cast(Manifest, read_recipe(recipe_path))
-    z_mm, y_mm, x_mm = recipe.preprocessing.grid.spacing_mm
+    _, y_mm, x_mm = recipe.preprocessing.grid.spacing_mm
 
-    def clean(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        clean_up(labels, recipe, z_mm * y_mm * x_mm / 1000)
+    def clean(labels: NDArray[np.uint8], slice_mm: float) -> NDArray[np.uint8]:
+        clean_up(labels, recipe, slice_mm * y_mm * x_mm / 1000)
         return labels
 
     return clean
