@@ -2,26 +2,25 @@
 
     python -m benchmarks                       # the shapes of README's table
     python -m benchmarks --shapes 128x128x40   # a small one, as CI does
+    python -m benchmarks --scan ct.nii.gz --shapes "" -- --fast
+    python -m benchmarks --shapes 512x512x400 --totalsegmentator VENV --runs 1
 
-Every scan is a phantom of examples/. Figures of one table come from one run on one machine;
-quote ratios between its rows rather than single seconds.
+Every scan is a phantom of examples/, or a file of your own. Figures of one table come from one run
+on one machine; quote ratios between its rows and columns rather than single seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from benchmarks.measure import Measurement, measure, median
 
 ROOT = Path(__file__).parent.parent
 # Columns x rows x slices, and millimetres a voxel.
@@ -36,43 +35,38 @@ SHAPES = {
 _STAGES = ("read", "hash", "resample", "network", "labels", "clean_up", "write")
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One run of ``segmate predict``.
-
-    Attributes:
-        wall_s: From start to end of the process.
-        cpu_s: User and system seconds.
-        peak_mb: Largest resident set.
-        stages_s: Seconds by stage, from the sidecar.
-    """
-
-    wall_s: float
-    cpu_s: float
-    peak_mb: float
-    stages_s: dict[str, float]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default=",".join(SHAPES), help="columns x rows x slices, ...")
-    parser.add_argument("--runs", type=int, default=3, help="runs a shape; the median is shown")
-    parser.add_argument("--folder", type=Path, help="keep the scans here for the next time")
+    parser.add_argument("--scan", type=Path, action="append", default=[], help="measure this, too")
+    parser.add_argument("--runs", type=int, default=3, help="runs a scan; the median is shown")
+    parser.add_argument("--folder", type=Path, help="keep the phantoms here for the next time")
+    parser.add_argument("--totalsegmentator", type=Path, metavar="VENV", help="compare with it")
     parser.add_argument("-o", "--out", type=Path, help="write the table here, too")
+    parser.add_argument("--plot", type=Path, help="draw a picture (.svg, .png; needs matplotlib)")
     parser.add_argument("options", nargs="*", help="after --: options for segmate predict")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [
-            (shape, median([measure(make_scan(shape, folder), args.options)
-                            for _ in range(args.runs)]))
-            for shape in args.shapes.split(",")
-        ]  # fmt: skip
+        shapes = [shape for shape in args.shapes.split(",") if shape]
+        scans = {shape: make_scan(shape, folder) for shape in shapes}
+        scans |= {path.name: path for path in args.scan}
+        runs: dict[str, list[Measurement]] = {name: [] for name in scans}
+        for _ in range(args.runs):  # by turns: what else the machine does meets all alike
+            for name, path in scans.items():
+                runs[name].append(measure(path, args.options, args.totalsegmentator))
+    rows = [(name, median(each)) for name, each in runs.items()]
     text = table(rows)
     print(text)
     if args.out:
         args.out.write_text(text)
+    if args.plot:
+        from benchmarks.plot import draw
+
+        draw(rows, args.plot)
 
 
 def make_scan(shape: str, folder: Path) -> Path:
@@ -86,39 +80,35 @@ def make_scan(shape: str, folder: Path) -> Path:
     return path
 
 
-def measure(scan: Path, options: list[str]) -> Measurement:
-    """Run ``segmate predict`` once."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "labels.nii.gz"
-        command = [sys.executable, "-m", "segmate_cli", "predict", str(scan), "-o", str(out)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        start = time.monotonic()
-        subprocess.run([*command, "--quiet", *options], check=True, stdout=subprocess.DEVNULL)
-        wall_s = time.monotonic() - start
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        sidecar: dict[str, Any] = json.loads((Path(folder) / "labels.json").read_text())
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Measurement(wall_s, cpu_s, sidecar["peak_memory_bytes"] / 1e6, sidecar["seconds"])
-
-
-def median(runs: list[Measurement]) -> Measurement:
-    """The run with the median wall time."""
-    middle = statistics.median_low(run.wall_s for run in runs)
-    return next(run for run in runs if run.wall_s == middle)
-
-
 def table(rows: list[tuple[str, Measurement]]) -> str:
-    """Markdown, with a line on the machine."""
-    head = ["scan", "wall s", "CPU s", "peak MB", *(f"{name} %" for name in _STAGES), "other %"]
+    """Markdown, with a line on the machine; shares are of the threads' seconds."""
+    head = ["scan", "wall s", "network alone s", "ratio", "first slice s", "CPU s", "peak MB"]
+    head += [f"{name} %" for name in _STAGES]
     lines = [head, ["---"] * len(head)]
-    for shape, run in rows:
-        shares = [100 * run.stages_s.get(name, 0.0) / run.wall_s for name in _STAGES]
-        cells = [shape, f"{run.wall_s:.1f}", f"{run.cpu_s:.1f}", f"{run.peak_mb:.0f}"]
-        cells += [f"{share:.0f}" for share in [*shares, 100 - sum(shares)]]
+    for name, run in rows:
+        cost, all_s = run.cost, sum(run.stages_s.values())
+        cells = [name, f"{cost.wall_s:.2f}", f"{run.network_s:.2f}"]
+        cells += [f"{cost.wall_s / run.network_s:.2f}", f"{cost.first_s or 0:.2f}"]
+        cells += [f"{cost.cpu_s:.1f}", f"{cost.peak_mb:.0f}"]
+        cells += [f"{100 * run.stages_s.get(stage, 0.0) / all_s:.0f}" for stage in _STAGES]
         lines.append(cells)
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     when = time.strftime("%Y-%m-%d")
-    return f"{text}\n\n{os.cpu_count()} cores, {platform.machine()}, Linux, {when}.\n"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux, {when}."
+    return "\n\n".join([text, *(beside(*row) for row in rows if row[1].peer), machine]) + "\n"
+
+
+def beside(name: str, run: Measurement) -> str:
+    """TotalSegmentator's figures, and how many times segmate's they are."""
+    peer, own = run.peer, run.cost
+    if peer is None:
+        return ""
+    return (
+        f"TotalSegmentator --fast --ml, {name}: "
+        f"{peer.wall_s:.1f} s ({peer.wall_s / own.wall_s:.1f} times), "
+        f"{peer.cpu_s:.1f} CPU s ({peer.cpu_s / own.cpu_s:.1f} times), "
+        f"{peer.peak_mb:.0f} MB ({peer.peak_mb / own.peak_mb:.1f} times)."
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""One command in a process group of its own: its time, its processors' time, its memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_INTERVAL_S = 0.03
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command took.
+
+    Attributes:
+        wall_s: From start to end of the process.
+        cpu_s: User and system seconds, children included.
+        peak_mb: Largest sum of the resident sets of the process and its children.
+        first_s: From the start to the first line on stderr that holds ``"segment"``, which
+            segmate's JSON progress prints just before the first slice enters the network; or None.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    first_s: float | None
+
+
+def run(command: list[str]) -> Cost:
+    """Run a command to its end; CalledProcessError where it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    watcher = _Watcher(process.pid)
+    watcher.start()
+    first_s = None
+    said = []
+    for line in process.stderr or ():
+        said.append(line)
+        if first_s is None and '"segment"' in line:
+            first_s = time.monotonic() - start
+    code = process.wait()
+    wall_s = time.monotonic() - start
+    watcher.stop()
+    if code:
+        raise subprocess.CalledProcessError(code, command, stderr="".join(said[-20:]))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(wall_s, cpu_s, watcher.peak / 1e6, first_s)
+
+
+class _Watcher(threading.Thread):
+    """Adds up, again and again, what the processes of a session hold."""
+
+    def __init__(self, session: int) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self._session = session
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        while not self._done.wait(_INTERVAL_S):
+            self.peak = max(self.peak, self._held())
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join()
+
+    def _held(self) -> int:
+        total = 0
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                # After the name in brackets: state, parent, group, session.
+                session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+                if session == self._session:
+                    total += int((folder / "statm").read_text().split()[1]) * _PAGE
+            except (OSError, ValueError, IndexError):  # it has ended meanwhile
+                continue
+        return total
