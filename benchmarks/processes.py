@@ -1,4 +1,4 @@
-"""One command in a process group of its own: its time, its processors' time, its memory."""
+"""One command in a process of its own: its time, its processors' time, its memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Cost:
     Attributes:
         wall_s: From start to end of the process.
         cpu_s: User and system seconds, children included.
-        peak_mb: Largest sum of the resident sets of the process and its children.
+        peak_mb: Most memory that the process and its children held, what they share counted once.
         first_s: From the start to the first line on stderr that holds ``"segment"``, which
             segmate's JSON progress prints just before the first slice enters the network; or None.
     """
@@ -41,7 +41,6 @@ def run(command: list[str]) -> Cost:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     watcher = _Watcher(process.pid)
     watcher.start()
@@ -62,12 +61,12 @@ def run(command: list[str]) -> Cost:
 
 
 class _Watcher(threading.Thread):
-    """Adds up, again and again, what the processes of a session hold."""
+    """Adds up, again and again, what a process and all that it started hold."""
 
-    def __init__(self, session: int) -> None:
+    def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.peak = 0
-        self._session = session
+        self._pid = pid
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -79,13 +78,22 @@ class _Watcher(threading.Thread):
         self.join()
 
     def _held(self) -> int:
-        total = 0
+        parent: dict[int, int] = {}
+        held: dict[int, tuple[int, int]] = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                # After the name in brackets: state, parent, group, session.
-                session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
-                if session == self._session:
-                    total += int((folder / "statm").read_text().split()[1]) * _PAGE
+                # After the name in brackets: state, parent. Of memory: size, resident, shared.
+                state = (folder / "stat").read_text().rpartition(")")[2].split()
+                pages = (folder / "statm").read_text().split()
+                parent[int(folder.name)] = int(state[1])
+                held[int(folder.name)] = int(pages[1]) * _PAGE, int(pages[2]) * _PAGE
             except (OSError, ValueError, IndexError):  # it has ended meanwhile
                 continue
-        return total
+        own = [sizes for pid, sizes in held.items() if self._own(pid, parent)]
+        shared = max((both for _, both in own), default=0)
+        return shared + sum(resident - both for resident, both in own)
+
+    def _own(self, pid: int, parent: dict[int, int]) -> bool:
+        while pid and pid != self._pid:
+            pid = parent.get(pid, 0)
+        return pid == self._pid
