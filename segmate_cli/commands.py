@@ -96,6 +96,7 @@ def _set_up(args: Namespace, outputs: list[Path], find: Callable[[], Scan]) -> _
     options = pipeline.PredictOptions(
         organs=args.organs,
         check_hu=not args.no_hu_check,
+        fast=args.fast,
         # The system's own folder is often small, or in memory.
         temporary_folder=None if os.environ.get("TMPDIR") else outputs[0].parent,
         **_engine_options(args),

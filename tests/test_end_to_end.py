@@ -78,6 +78,15 @@ def test_the_sidecar_says_how_it_was_made(predict, scan, tiny_bundle, tmp_path):
     assert {"read", "network", "hash", "clean_up", "write"} <= sidecar["seconds"].keys()
 
 
+def test_fast_takes_every_second_slice(predict, tmp_path):
+    assert predict("--fast")[0] == 0
+    sidecar = json.loads((tmp_path / "labels.json").read_text())
+    assert sidecar["options"]["fast"] is True
+    assert predict("--overwrite")[0] == 0
+    sidecar = json.loads((tmp_path / "labels.json").read_text())
+    assert sidecar["options"]["fast"] is False
+
+
 def test_progress_as_json_lines(predict):
     _, out, err = predict("--progress", "json")
     lines = [json.loads(line) for line in err.splitlines()]
