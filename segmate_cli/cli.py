@@ -204,6 +204,18 @@ def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--format", choices=("table", "json"), default="table")
 
 
+def _dicom(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "dicom", parents=[common], help="check a DICOM SEG, SR or RTSTRUCT, of whomever"
+    )
+    add.add_argument("action", choices=("check",))
+    add.add_argument("files", nargs="+", help="DICOM SEG, SR or RTSTRUCT")
+    add.add_argument(
+        "--reference-dicom", metavar="PATH", help="the series that they lie on, to compare places"
+    )
+    add.add_argument("--format", choices=("table", "json"), default="table")
+
+
 def _models(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "models", parents=[common], help="installed models: origin, organs, licence, hashes"
@@ -242,7 +254,7 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = (
-    *(_predict, _plan, _batch, _report, _evaluate, _inspect, _models, _convert),
+    *(_predict, _plan, _batch, _report, _evaluate, _inspect, _dicom, _models, _convert),
     *(_doctor, _completion),
 )
 

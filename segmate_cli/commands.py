@@ -321,6 +321,19 @@ def inspect(args: Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
+def dicom(args: Namespace) -> ExitCode:
+    """``segmate dicom``."""
+    from segmate_cli.dicom.check import check_file
+
+    source = Path(args.reference_dicom) if args.reference_dicom else None
+    checked = [check_file(Path(name), source) for name in args.files]
+    if args.format == "json":
+        print(json.dumps([each.as_dict() for each in checked], indent=2))
+    else:
+        sys.stdout.write("\n".join(each.as_text() for each in checked))
+    return ExitCode.DONE if all(each.clean for each in checked) else ExitCode.REVIEW
+
+
 def models(args: Namespace) -> ExitCode:
     """``segmate models``."""
     from segmate_cli import bundle
