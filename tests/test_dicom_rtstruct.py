@@ -184,8 +184,7 @@ def test_plastimatch_reads_the_same_masks(tmp_path):
 @pytest.mark.skipif(not SCANS.is_dir(), reason="needs the real scans of ../shared/ct/scans")
 def test_plastimatch_reads_the_same_masks_of_a_real_series(run, tmp_path):
     nifti, rtstruct = tmp_path / "labels.nii.gz", tmp_path / "rtstruct.dcm"
-    archive = SCANS / "petct_two_series_dicom.zip"
-    code, _, err = run("predict", archive, "--series", "1", "-o", nifti, "-o", rtstruct)
+    code, _, err = run("predict", SCANS / "abdomen20_dicom", "-o", nifti, "-o", rtstruct)
     assert code == 0, err
     read = by_plastimatch(rtstruct, nifti, tmp_path / "masks")
     values = np.asarray(nibabel.load(nifti).dataobj)
