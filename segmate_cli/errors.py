@@ -85,6 +85,10 @@ class GeometryError(InputError):
     """Voxel sizes, directions or slice positions that do not describe a volume."""
 
 
+class ChangedError(InputError):
+    """The input changed while it was read; a copy may still be under way."""
+
+
 class NotHounsfieldError(InputError):
     """Voxel values that are surely not Hounsfield units."""
 
@@ -131,7 +135,17 @@ class OutputExistsError(OutputError):
     """The output is already there and ``--overwrite`` was not given."""
 
 
+class TakenError(OutputError):
+    """Somebody else holds the lock of the output folder, or of a case in it."""
+
+
 class BatchStoppedError(SegmateError):
-    """A batch cannot go on: its worker processes do not come to life."""
+    """A batch cannot go on, since no worker process comes to life; some cases are done."""
+
+    exit_code = ExitCode.BATCH_SOME_FAILED
+
+
+class BatchNeverStartedError(BatchStoppedError):
+    """A batch cannot go on, since no worker process comes to life; no case is done."""
 
     exit_code = ExitCode.BATCH_NONE_SUCCEEDED

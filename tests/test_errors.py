@@ -30,8 +30,9 @@ def test_no_error_class_stands_outside_the_tree():
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
 def test_every_error_has_a_code_of_its_own_kind_and_a_docstring(kind):
     assert isinstance(kind.exit_code, ExitCode)
-    # 0 and 1 are for success and for bugs; 9 and 10 are outcomes, which nothing raises.
-    assert kind.exit_code in {2, 3, 4, 5, 6, 7, 8}
+    # 0 and 1 are for success and for bugs; 9 and 10 are a batch's alone.
+    batch = issubclass(kind, errors.BatchStoppedError)
+    assert kind.exit_code in ({9, 10} if batch else {2, 3, 4, 5, 6, 7, 8})
     assert kind.__doc__
 
 
@@ -49,6 +50,9 @@ def test_every_error_has_a_code_of_its_own_kind_and_a_docstring(kind):
         (errors.ManifestError, 7),
         (errors.HashMismatchError, 7),
         (errors.OutputExistsError, 8),
+        (errors.TakenError, 8),
+        (errors.BatchStoppedError, 9),
+        (errors.BatchNeverStartedError, 10),
     ],
 )
 def test_the_code_that_scripts_rely_on(kind, code):

@@ -20,6 +20,7 @@ from segmate_cli.batch.slots import Slot, log_path, worker_command
 from segmate_cli.batch.stopping import Stop
 from segmate_cli.batch.work import Job
 from segmate_cli.errors import (
+    BatchNeverStartedError,
     BatchStoppedError,
     ExitCode,
     MemoryCapError,
@@ -185,13 +186,18 @@ class Driver:
             if message is None:
                 self._buried(slot, *slot.cause_of_death())
             elif "unfit" in message:
-                raise _unfit(message["unfit"])
+                raise _unfit(message["unfit"]) or self._stopped(str(message["unfit"]["message"]))
             elif "done" in message:
                 self._succeeded(slot, **message["done"])
             elif "failed" in message:
                 self._failed(slot, message["failed"])
             else:
                 self._deaths_at_start = 0
+
+    def _stopped(self, message: str) -> BatchStoppedError:
+        """An early end, with the exit code that tells whether any case is done."""
+        some_done = self._tally.known or self._tally.done
+        return (BatchStoppedError if some_done else BatchNeverStartedError)(message)
 
     def _end_overdue(self) -> None:
         for slot in self._busy():
@@ -241,7 +247,7 @@ class Driver:
         if not slot.ready:
             self._deaths_at_start += 1
             if self._deaths_at_start >= _DEATHS_AT_START:
-                raise BatchStoppedError(
+                raise self._stopped(
                     f"no worker process comes to life: {message} See {records.STATE_FOLDER} in "
                     f"{self._plan.out} for what they said."
                 )
@@ -281,8 +287,8 @@ class Driver:
         self._slots.clear()
 
 
-def _unfit(trouble: dict[str, Any]) -> SegmateError:
-    """The error that keeps every worker from starting."""
+def _unfit(trouble: dict[str, Any]) -> SegmateError | None:
+    """The error that keeps every worker from starting, where its kind is known."""
     message = str(trouble["message"])
     if trouble["exit_code"] == ExitCode.BAD_MODEL:
         return ModelError(message)
@@ -290,4 +296,4 @@ def _unfit(trouble: dict[str, Any]) -> SegmateError:
         return MemoryCapError(message)
     if trouble["exit_code"] == ExitCode.USAGE:
         return UsageError(message)
-    return BatchStoppedError(message)
+    return None

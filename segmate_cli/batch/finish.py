@@ -14,11 +14,11 @@ from typing import Any
 
 from segmate_cli import __version__, files, report
 from segmate_cli.batch import records
-from segmate_cli.batch.locks import TakenError, locked
+from segmate_cli.batch.locks import locked
 from segmate_cli.batch.records import Record
 from segmate_cli.batch.series_index import stamp
 from segmate_cli.batch.work import Job
-from segmate_cli.errors import EngineMissingError
+from segmate_cli.errors import EngineMissingError, TakenError
 
 CASE_COLUMNS = (
     *("case", "state", "exit_code", "cause", "message", "attempts", "path", "series"),

@@ -10,15 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segmate_cli.errors import OutputError
+from segmate_cli.errors import OutputError, TakenError
 
 _PAUSE_SECONDS = 0.05
 # File systems without locks: some network and cluster file systems.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
-
-
-class TakenError(OutputError):
-    """Somebody else holds the lock."""
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from segmate_cli.batch.records import Content, ContentIndex, Output, Record
 from segmate_cli.batch.series_index import stamp
 from segmate_cli.batch.settings import Settings, digest_of
 from segmate_cli.engines import LoadedModel
-from segmate_cli.errors import InputError, NothingFoundError, OutputError, UsageError
+from segmate_cli.errors import ChangedError, InputError, NothingFoundError, OutputError, UsageError
 from segmate_cli.flow import Stopwatch
 from segmate_cli.guard import MemoryGuard
 from segmate_cli.measurement import OrganStats, Tally
@@ -30,10 +30,6 @@ from segmate_cli.volume import DicomSource, LabelMap, LabelValues, Scan
 
 # An orphan of a killed run ends within a second of it.
 _LOCK_SECONDS = 20.0
-
-
-class ChangedError(InputError):
-    """The input changed while it was read; a copy may still be under way."""
 
 
 @dataclass(frozen=True, slots=True)
