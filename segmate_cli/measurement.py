@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segmate_cli import organs as organ_table
+from segmate_cli.doubt.status import gather, height_mm, statuses
+from segmate_cli.doubt.survey import Surveyor
+from segmate_cli.doubt.words import OrganStatus
 from segmate_cli.errors import GeometryError
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import Organ
@@ -27,6 +30,7 @@ class OrganStats:
         sd_hu: Standard deviation of the CT over the voxels.
         touches_edge: Whether a voxel lies on a face of the grid: the organ may be cut there and
             its volume a lower bound.
+        status: Whether it is whole, cut, out of view or missing, and how that is known.
     """
 
     organ: Organ
@@ -35,6 +39,7 @@ class OrganStats:
     mean_hu: float | None
     sd_hu: float | None
     touches_edge: bool
+    status: OrganStatus
 
 
 def measure(
@@ -66,45 +71,42 @@ class Tally:
 
     def __init__(self, geometry: Geometry, highest: int) -> None:
         """Count on a grid labels up to ``highest``."""
-        self._geometry = geometry
-        # Voxels, sum and sum of squares of HU: whole numbers below 2**53, so exact.
-        self._sums = np.zeros((3, highest + 1))
-        self._edge: set[int] = set()
-        self._slices = 0
+        # Sum and sum of squares of HU: whole numbers below 2**53, so exact.
+        self._sums = np.zeros((2, highest + 1))
+        self._surveyor = Surveyor(geometry, highest)
         self._with_hu = False
 
     def add(self, plane: LabelValues, hu: Hounsfield | None) -> None:
         """Count the next slice (rows, columns), with its HU where there is a CT."""
-        size = self._sums.shape[1]
-        inside = plane > 0
-        present = plane[inside].astype(np.intp)
-        self._sums[0] += np.bincount(present, minlength=size)
+        self._surveyor.add(plane)
         if hu is not None:
             self._with_hu = True
+            size = self._sums.shape[1]
+            inside = plane > 0
+            present = plane[inside].astype(np.intp)
             values = hu[inside].astype(np.float64)
-            self._sums[1] += np.bincount(present, values, minlength=size)
-            self._sums[2] += np.bincount(present, values * values, minlength=size)
-        outermost = self._slices in (0, self._geometry.shape[0] - 1)
-        ends = (plane,) if outermost else (plane[0], plane[-1], plane[:, 0], plane[:, -1])
-        for end in ends:
-            self._edge.update(int(value) for value in np.unique(end))
-        self._slices += 1
+            self._sums[0] += np.bincount(present, values, minlength=size)
+            self._sums[1] += np.bincount(present, values * values, minlength=size)
 
     def stats(self, organs: dict[int, Organ], wanted: Sequence[Organ]) -> tuple[OrganStats, ...]:
         """What has been counted of the organs wanted, by a table of label values."""
+        survey = self._surveyor.survey()
+        evidence = gather(survey, organs)
+        status = statuses(evidence, height_mm(survey))
         rows = []
         for organ in {each.key: each for each in wanted}.values():
             # Two values may mean one organ, as in a foreign table with "liver" and "Liver".
             values = [value for value, each in organs.items() if each.key == organ.key]
             # The label map may not be wide enough for a value, which then has no voxel.
             counted = [value for value in values if value < self._sums.shape[1]]
-            count, hu, squared = (float(part) for part in self._sums[:, counted].sum(axis=1))
-            n = int(count)
+            hu, squared = (float(part) for part in self._sums[:, counted].sum(axis=1))
+            found = evidence[organ.key]
+            n = found.voxels
             mean = hu / n if n and self._with_hu else None
             spread = None if mean is None else float(np.sqrt(max(0.0, squared / n - mean * mean)))
-            volume_ml = n * self._geometry.voxel_ml if n else None
-            cut = not self._edge.isdisjoint(values)
-            rows.append(OrganStats(organ, n, volume_ml, mean, spread, cut))
+            volume_ml = found.volume_ml if n else None
+            own = status[organ.key]
+            rows.append(OrganStats(organ, n, volume_ml, mean, spread, bool(own.faces), own))
         return tuple(rows)
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+from segmate_cli.doubt.words import OrganStatus
 from segmate_cli.measurement import OrganStats
 from segmate_cli.organs import Organ
 
@@ -16,8 +17,10 @@ FORMATS: tuple[str, ...] = get_args(ReportFormat)
 SCHEMA = "segmate-report"
 SCHEMA_VERSION = 1
 
-COLUMNS = ("scan", "organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge")
-_MISSING = "not found"
+COLUMNS = (
+    *("scan", "organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge"),
+    *("status", "is_lower_bound", "faces", "edge_share", "reasons"),
+)
 # What was found is never shown as 0.0.
 _LEAST_SHOWN_ML = 0.1
 
@@ -33,9 +36,21 @@ def rows(scan: str, stats: Sequence[OrganStats]) -> list[dict[str, Any]]:
             "mean_hu": rounded(each.mean_hu, 2),
             "sd_hu": rounded(each.sd_hu, 2),
             "touches_edge": each.touches_edge,
+            **status_row(each.status),
         }
         for each in stats
     ]
+
+
+def status_row(status: OrganStatus) -> dict[str, Any]:
+    """An organ's status as reports and sidecars say it."""
+    return {
+        "status": status.kind,
+        "is_lower_bound": status.is_lower_bound,
+        "faces": list(status.faces),
+        "edge_share": rounded(status.edge_share, 4),
+        "reasons": list(status.reasons),
+    }
 
 
 def render(table: Sequence[dict[str, Any]], style: ReportFormat) -> str:
@@ -74,6 +89,7 @@ def _aligned(table: Sequence[dict[str, Any]]) -> str:
     # One scan needs no column for its name, and a report without a CT none for HU.
     hidden = set() if len({row["scan"] for row in table}) > 1 else {"scan"}
     hidden |= {c for c in ("mean_hu", "sd_hu") if all(row[c] is None for row in table)}
+    hidden |= {"is_lower_bound", "edge_share", "faces"}  # for programs; the reason says them
     used = [name for name in COLUMNS if name not in hidden]
     return align([used, *([_shown(name, row) for name in used] for row in table)])
 
@@ -97,8 +113,9 @@ def _shown(name: str, row: dict[str, Any]) -> str:
     value = row[name]
     if name == "volume_ml":
         if value is None:
-            return _MISSING
-        return f"{value:.1f}" if value >= _LEAST_SHOWN_ML else f"<{_LEAST_SHOWN_ML}"
+            return "not in view" if row["status"] == "absent" else "not found"
+        shown = f"{value:.1f}" if value >= _LEAST_SHOWN_ML else f"<{_LEAST_SHOWN_ML}"
+        return f">={shown}" if row["is_lower_bound"] else shown
     if name in ("mean_hu", "sd_hu"):
         return "-" if value is None else f"{value:.1f}"
     return cell(value)
@@ -110,6 +127,8 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return "; ".join(map(cell, value))
     return str(value)
 
 

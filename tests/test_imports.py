@@ -18,8 +18,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a module imports from the rows above its own, never from its own or below.
 LAYERS = (
     ("components", "errors", "flow", "layers", "planes", "dicom.contours", "dicom.walk"),
+    ("doubt", "doubt.anatomy", "doubt.words"),
     ("dicom.archives",),
     ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),
+    ("doubt.survey",),
+    ("doubt.status",),
     ("bundle", "label_table", "volume", "dicom.decode"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),

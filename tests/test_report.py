@@ -11,11 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmate_cli import cli, organs, report
+from segmate_cli.doubt.words import OrganStatus
 from segmate_cli.measurement import OrganStats
 
-LIVER = OrganStats(organs.organ("liver"), 1_500_000, 1499.99961, 61.2345, 12.3456, True)
-SPEC = OrganStats(organs.organ("gallbladder"), 1, 0.000125, None, None, False)
-GONE = OrganStats(organs.organ("spleen"), 0, None, None, None, False)
+CUT = OrganStatus("truncated", ("inferior", "circle"), 0.123456, True, ("cut at two", "odd"))
+WHOLE = OrganStatus("complete")
+LIVER = OrganStats(organs.organ("liver"), 1_500_000, 1499.99961, 61.2345, 12.3456, True, CUT)
+SPEC = OrganStats(organs.organ("gallbladder"), 1, 0.000125, None, None, False, WHOLE)
+MISSING = OrganStatus("not_found", reasons=("not a voxel was found",))
+GONE = OrganStats(organs.organ("spleen"), 0, None, None, None, False, MISSING)
 ROWS = report.rows("scans/a.nii.gz", [LIVER, SPEC, GONE])
 OTHER = report.rows('odd, "name"\t.nii.gz', [LIVER])
 
@@ -25,7 +29,10 @@ def parse(text: str, style: str) -> list[dict[str, str]]:
 
 
 def test_the_columns_are_the_published_ones():
-    published = "scan organ volume_ml voxels mean_hu sd_hu touches_edge"
+    published = (
+        "scan organ volume_ml voxels mean_hu sd_hu touches_edge "
+        "status is_lower_bound faces edge_share reasons"
+    )
     assert " ".join(report.COLUMNS) == published
     assert all(tuple(row) == report.COLUMNS for row in ROWS)
 
@@ -39,6 +46,11 @@ def test_rows_are_rounded_to_what_can_be_known():
         "mean_hu": 61.23,
         "sd_hu": 12.35,
         "touches_edge": True,
+        "status": "truncated",
+        "is_lower_bound": True,
+        "faces": ["inferior", "circle"],
+        "edge_share": 0.1235,
+        "reasons": ["cut at two", "odd"],
     }
 
 
@@ -66,7 +78,11 @@ def test_tables_for_programs_parse_back(style):
         "organ": "spleen",
         "voxels": "0",
         "touches_edge": "no",
+        "status": "not_found",
+        "is_lower_bound": "no",
+        "reasons": "not a voxel was found",
     }
+    assert found[0]["faces"] == "inferior; circle"
 
 
 def columns(text: str) -> list[list[str]]:
@@ -77,19 +93,22 @@ def columns(text: str) -> list[list[str]]:
 
 def test_the_table_for_people():
     header, liver, speck, gone = columns(report.render(ROWS, "table"))
-    assert header == ["organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge"]
-    assert liver == ["liver", "1500.0", "1500000", "61.2", "12.3", "yes"]
-    assert speck == ["gallbladder", "<0.1", "1", "-", "-", "no"]
-    assert gone == ["spleen", "not found", "0", "-", "-", "no"]
+    numbers = ["organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge"]
+    assert header == [*numbers, "status", "reasons"]
+    assert liver[:6] == ["liver", ">=1500.0", "1500000", "61.2", "12.3", "yes"]
+    assert liver[6:] == ["truncated", "cut at two; odd"]
+    assert speck == ["gallbladder", "<0.1", "1", "-", "-", "no", "complete"]
+    assert gone[:6] == ["spleen", "not found", "0", "-", "-", "no"]
+    assert gone[6:] == ["not_found", "not a voxel was found"]
 
 
 def test_the_table_leaves_out_empty_columns_and_names_scans_where_there_are_several():
     (header, *_) = columns(report.render(report.rows("a", [SPEC, GONE]), "table"))
-    assert header == ["organ", "volume_ml", "voxels", "touches_edge"]
+    assert header == ["organ", "volume_ml", "voxels", "touches_edge", "status", "reasons"]
     (header, first, *_, last) = columns(report.render([*ROWS, *OTHER], "table"))
     assert header[0] == "scan"
     assert first[0] == "scans/a.nii.gz"
-    assert last[-5] == "1500.0"
+    assert last[2] == ">=1500.0"
 
 
 @pytest.mark.parametrize("style", report.FORMATS)
@@ -101,7 +120,7 @@ def test_no_row_is_no_error(style):
 @settings(deadline=None)
 @given(st.floats(1e-7, 1e5))
 def test_what_was_found_is_never_nothing(style, volume_ml):
-    stats = OrganStats(organs.organ("heart"), 1, volume_ml, None, None, False)
+    stats = OrganStats(organs.organ("heart"), 1, volume_ml, None, None, False, WHOLE)
     rows = report.rows("a", [stats])
     assert rows[0]["volume_ml"] == pytest.approx(volume_ml, rel=0.005, abs=0.0005)
     assert rows[0]["volume_ml"] > 0

@@ -8,7 +8,7 @@ values are used, never quoted: a file names a patient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from segmate_cli import organs as organ_table
 from segmate_cli.dicom.contours import fill
 from segmate_cli.dicom.header import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
+from segmate_cli.doubt.words import OrganStatus
 from segmate_cli.errors import GeometryError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.measurement import OrganStats, measure
@@ -38,6 +39,8 @@ _PIXELS_ACROSS = 256
 _SAME_PLANE_MM = 1e-2
 # Share of the step by which a contour may lie off its slice.
 _OFF_SLICE = 0.25
+_NO_CONTOUR = OrganStatus("not_found", reasons=("the structure has no contour",))
+_NO_EDGE = OrganStatus("complete", reasons=("where the scan ends is not known without --ct",))
 _BROKEN = (*MALFORMED, InvalidDicomError, BytesLengthException)
 
 
@@ -132,11 +135,12 @@ def measure_structures(
         if wanted is not None and each.organ.key not in wanted:
             continue
         if not each.contours:
-            stats.append(OrganStats(each.organ, 0, None, None, None, False))
+            stats.append(OrganStats(each.organ, 0, None, None, None, False, _NO_CONTOUR))
             continue
         geometry = ct.geometry if ct else _grid(found.path, each, step_mm)
         values = _fill(found.path, each, geometry)
-        stats.extend(measure(Labels(values, geometry, {1: each.organ}), ct))
+        measured = measure(Labels(values, geometry, {1: each.organ}), ct)
+        stats.extend(measured if ct else (replace(one, status=_NO_EDGE) for one in measured))
     return tuple(stats)
 
 

@@ -1,0 +1,161 @@
+"""Each organ's status: whole, cut by the edge, out of view, or missing where it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from segmate_cli.doubt.anatomy import SPANS
+from segmate_cli.doubt.survey import Survey
+from segmate_cli.doubt.words import CIRCLE, FACES, OrganStatus
+from segmate_cli.organs import Organ
+
+# Bodies differ from the reference adult by about that much.
+_MARGIN_MM = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class OrganEvidence:
+    """What a survey says of one organ.
+
+    Attributes:
+        organ: Which.
+        voxels: How many carry its label.
+        volume_ml: Their volume.
+        faces: Where its mask meets the edge, as ``OrganStatus`` names it.
+        edge_share: Part of its surface on the edge.
+        span_mm: Lower and upper end along the body, over the scan's lowest voxel; None if empty.
+    """
+
+    organ: Organ
+    voxels: int
+    volume_ml: float
+    faces: tuple[str, ...]
+    edge_share: float
+    span_mm: tuple[float, float] | None
+
+
+def gather(
+    survey: Survey, organs: Mapping[int, Organ], circle: bool | None = None
+) -> dict[str, OrganEvidence]:
+    """Evidence by organ key; values that mean the same organ are added up.
+
+    Args:
+        survey: Of the label map.
+        organs: Label value to organ.
+        circle: Whether the scan shows nothing outside its circle; None where nobody knows.
+    """
+    found: dict[str, OrganEvidence] = {}
+    for organ in organs.values():
+        if organ.key in found:
+            continue
+        values = [v for v, each in organs.items() if each.key == organ.key]
+        counted = [v for v in values if v < survey.voxels.size]
+        voxels = int(survey.voxels[counted].sum())
+        edge_mm2 = survey.edge_mm2[counted].sum(axis=0)
+        circle_mm2 = float(survey.circle_mm2[counted].sum()) if circle else 0.0
+        surface_mm2 = float(survey.surface_mm2[counted].sum())
+        faces = [face for face, area in zip(FACES, edge_mm2, strict=True) if area > 0]
+        found[organ.key] = OrganEvidence(
+            organ=organ,
+            voxels=voxels,
+            volume_ml=voxels * survey.geometry.voxel_ml,
+            faces=(*faces, *((CIRCLE,) if circle_mm2 > 0 else ())),
+            edge_share=min(1.0, (edge_mm2.sum() + circle_mm2) / max(surface_mm2, 1e-9)),
+            span_mm=_span_mm(survey, counted) if voxels else None,
+        )
+    return found
+
+
+def statuses(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[str, OrganStatus]:
+    """What the evidence alone says of each organ, before any gate.
+
+    Args:
+        evidence: From ``gather``.
+        height_mm: How far the scan reaches along the body.
+    """
+    liver_top_mm = _liver_top_mm(evidence)
+    return {
+        key: _of_found(each) if each.voxels else _of_missing(key, liver_top_mm, height_mm)
+        for key, each in evidence.items()
+    }
+
+
+def height_mm(survey: Survey) -> float:
+    """How far a scan reaches along the body."""
+    axis, _ = _body_axis(survey)
+    return survey.geometry.spacing_mm[axis] * survey.geometry.shape[axis]
+
+
+def _body_axis(survey: Survey) -> tuple[int, bool]:
+    """The array axis that runs along the body, and whether it runs upwards."""
+    for axis, letter in enumerate(survey.geometry.directions):
+        if letter in "SI":
+            return axis, letter == "S"
+    raise AssertionError("one of three orthogonal axes always runs along the body")
+
+
+def _span_mm(survey: Survey, values: list[int]) -> tuple[float, float] | None:
+    axis, upwards = _body_axis(survey)
+    others = tuple(n for n in range(3) if n != axis)
+    hit = np.flatnonzero(np.isin(survey.small.labels, values).any(axis=others))
+    if not hit.size:  # too small for the copy
+        return None
+    step_mm = survey.small.geometry.spacing_mm[axis]
+    low, high = float(hit[0]) * step_mm, (float(hit[-1]) + 1) * step_mm
+    whole_mm = height_mm(survey)
+    return (low, min(high, whole_mm)) if upwards else (max(0.0, whole_mm - high), whole_mm - low)
+
+
+def _liver_top_mm(evidence: Mapping[str, OrganEvidence]) -> float | None:
+    """Where the top of the liver should be, by the ends of all organs that are not cut there."""
+    ends: list[float] = []
+    middles: list[float] = []
+    for key, each in evidence.items():
+        if each.span_mm is None or key not in SPANS:
+            continue
+        usual = SPANS[key]
+        low, high = each.span_mm
+        middles.append((low + high - usual.low_mm - usual.high_mm) / 2)
+        if "inferior" not in each.faces:
+            ends.append(low - usual.low_mm)
+        if "superior" not in each.faces:
+            ends.append(high - usual.high_mm)
+    chosen = ends or middles
+    return float(np.median(chosen)) if chosen else None
+
+
+def _of_found(each: OrganEvidence) -> OrganStatus:
+    if not each.faces:
+        return OrganStatus("complete", edge_share=0.0)
+    where = ", ".join(
+        "the reconstruction circle" if face == CIRCLE else f"the {face} face" for face in each.faces
+    )
+    return OrganStatus(
+        "truncated",
+        each.faces,
+        each.edge_share,
+        is_lower_bound=True,
+        reasons=(f"cut at {where} ({each.edge_share:.1%} of its surface)",),
+    )
+
+
+def _of_missing(key: str, liver_top_mm: float | None, height_mm: float) -> OrganStatus:
+    if key not in SPANS:
+        return OrganStatus("not_found", reasons=("not a voxel was found",))
+    if liver_top_mm is None:
+        reason = "no organ was found that would tell what is in view"
+        return OrganStatus("not_found", reasons=(reason,))
+    usual = SPANS[key]
+    low, high = usual.low_mm + liver_top_mm, usual.high_mm + liver_top_mm
+    seen_mm = min(high, height_mm - _MARGIN_MM) - max(low, _MARGIN_MM)
+    if seen_mm >= usual.needed_mm:
+        reason = "not a voxel was found, though its usual place is in view"
+        return OrganStatus("not_found", reasons=(reason,))
+    beyond = "below" if low < _MARGIN_MM else "above"
+    reason = f"out of view: by the organs found its usual place lies {beyond} the scan's edge"
+    if low < _MARGIN_MM and high > height_mm - _MARGIN_MM:
+        reason = "out of view: by the organs found too little of its usual place is scanned"
+    return OrganStatus("absent", reasons=(reason,))
