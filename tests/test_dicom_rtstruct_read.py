@@ -154,6 +154,15 @@ def test_cut_and_damaged_files_are_refused_in_a_sentence(tmp_path):
     assert PATIENT not in "".join(told)
 
 
+def test_what_a_file_claims_to_be_is_not_repeated(tmp_path, run):
+    written(tmp_path)
+    path = tmp_path / "rtstruct.dcm"
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.481.3", b"Z" * 29, 1))
+    code, out, err = run("report", path)
+    assert (code, out) == (6, "")
+    assert "Z" * 9 not in err
+
+
 def test_what_is_none_is_refused(tmp_path):
     slices = make_series(tmp_path / "dicom")
     path = slices.folder / slices.files[0]

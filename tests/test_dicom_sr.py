@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import warnings
 from pathlib import Path
 
 import pydicom
@@ -146,6 +147,27 @@ def test_two_segments_of_one_organ_are_refused(tmp_path):
     organs = {**scans.load_labels(seg).organs, 4: organ("liver")}
     with pytest.raises(InputError, match="two segments"):
         of_seg(seg, organs)
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "made_at"),
+    [
+        ("20240102", "9:30", ("20240102", "000000")),
+        ("2024-1-2", "093000", ("19000101", "000000")),
+        ("20240230", "", ("19000101", "000000")),
+        ("20240102", "093000.123456", ("20240102", "093000")),
+    ],
+)
+def test_times_that_no_reader_takes_are_not_repeated(tmp_path, date, time, made_at):
+    seg, stats = measured(tmp_path)
+    data = pydicom.dcmread(seg)
+    data["ContentDate"]._value, data["ContentTime"]._value = date, time
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data.save_as(seg)
+    write_sr(stats, subject_of(seg), tmp_path / "sr.dcm")
+    report = pydicom.dcmread(tmp_path / "sr.dcm")
+    assert (report.ContentDate, report.ContentTime) == made_at
 
 
 def test_nothing_found_writes_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""A few of the cases of `malformed.py`; its long run is started by hand."""
+"""A few cases of `malformed.py` and `malformed_objects.py`; long runs are started by hand."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def test_damaged_series_end_in_one_sentence_or_a_right_result(bench, packed, cou
         assert {outcome for _, outcome, _ in seen} >= {"exit 0", "exit 6"}
         assert {mutation for mutation, _, _ in seen} == {each.__name__ for each in MUTATIONS}
     assert memory_mb()[0] - before < 300
+
+
+def test_damaged_objects_end_in_one_sentence_or_a_report(tmp_path):
+    pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
+    from malformed_objects import ObjectBench
+
+    bench = ObjectBench(tmp_path)
+    seen = [(seed, *each) for seed in range(40) for each in bench.run(seed)]
+    assert [each for each in seen if "FAULT" in each[2]] == []
+    assert {each[2] for each in seen} >= {"exit 0", "exit 3", "exit 6"}
 
 
 def test_the_bench_sees_what_is_wrong(bench):

@@ -7,6 +7,7 @@ object made of it: they are neither decoded nor printed, and the object is the s
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import re
 from collections.abc import Sequence
@@ -345,9 +346,23 @@ def _raw_attributes(store: FileStore, name: str) -> dict[str, bytes]:
 def _made_at(raw: dict[str, bytes]) -> tuple[str, str]:
     """When the slices were made, where a whole date tells; objects derived from them repeat it."""
     for when in _TIMES:
-        date = raw.get(f"{when}Date", b"").decode("latin-1").strip("\0 ")
-        time = raw.get(f"{when}Time", b"").decode("latin-1").strip("\0 ")
-        if re.fullmatch(r"(18|19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", date):
-            whole = re.match(r"([01]\d|2[0-3])[0-5]\d[0-5]\d", time)
-            return date, whole.group() if whole else NO_DATE[1]
+        date, time = (raw.get(f"{when}{unit}", b"").decode("latin-1") for unit in _UNITS)
+        if (found := whole_time(date, time)) is not None:
+            return found
     return NO_DATE
+
+
+def whole_time(date: str, time: str) -> tuple[str, str] | None:
+    """A date and time that any reader takes, to the second; None where the date is none.
+
+    What other software wrote is not always either; a broken time becomes midnight.
+    """
+    date, time = date.strip("\0 "), time.strip("\0 ")
+    if not re.fullmatch(r"(18|19|20)[0-9]{6}", date):
+        return None
+    try:
+        datetime.date(int(date[:4]), int(date[4:6]), int(date[6:]))
+    except ValueError:
+        return None
+    whole = re.match(r"([01][0-9]|2[0-3])([0-5][0-9]){2}", time)
+    return date, whole.group() if whole else "000000"

@@ -75,7 +75,8 @@ class StructureSet:
 def is_rtstruct(path: Path) -> bool:
     """Whether a file is an RTSTRUCT, by its first bytes."""
     try:
-        return bool(read_file_meta_info(path).MediaStorageSOPClassUID == RTStructureSetStorage)
+        with quiet():
+            return bool(read_file_meta_info(path).MediaStorageSOPClassUID == RTStructureSetStorage)
     except _BROKEN:
         return False
 

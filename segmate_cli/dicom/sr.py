@@ -27,7 +27,6 @@ from segmate_cli.dicom.objects import (
     quiet,
     type_code,
 )
-from segmate_cli.dicom.reference import NO_DATE
 from segmate_cli.dicom.subject import Subject
 from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import NothingFoundError
@@ -119,8 +118,8 @@ def _build(stats: Sequence[OrganStats], subject: Subject, uids: UidMaker) -> sr.
         manufacturer_model_name="segmate",
         software_versions=__version__,
         series_description="segmate measurements",
-        content_date=subject.made_at[0] or NO_DATE[0],
-        content_time=subject.made_at[1] or NO_DATE[1],
+        content_date=subject.made_at[0],
+        content_time=subject.made_at[1],
         is_complete=True,
         is_final=False,
         is_verified=False,

@@ -17,7 +17,7 @@ from pydicom.errors import InvalidDicomError
 
 from segmate_cli.dicom.header import MALFORMED
 from segmate_cli.dicom.objects import blank_patient, quiet, tracking_uids
-from segmate_cli.dicom.reference import SHARED, Reference
+from segmate_cli.dicom.reference import NO_DATE, SHARED, Reference, whole_time
 from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import InputError, UnreadableError, UsageError
 from segmate_cli.organs import Organ
@@ -77,7 +77,7 @@ def of_seg(path: Path, organs: Mapping[int, Organ], uid_root: str | None = None)
                 evidence=(_evidence(seg),),
                 series_uid=str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID),
                 shared=shared,
-                made_at=(str(seg.get("ContentDate") or ""), str(seg.get("ContentTime") or "")),
+                made_at=_made_at(seg),
                 segments=_segments_of(path, seg, organs),
                 model={},
                 uid_root=uid_root,
@@ -156,6 +156,11 @@ def _evidence(seg: Dataset) -> Dataset:
         setattr(evidence, keyword, seg[keyword].value)
     evidence.Modality = "SEG"
     return evidence
+
+
+def _made_at(seg: Dataset) -> tuple[str, str]:
+    date, time = (str(seg.get(f"Content{unit}") or "") for unit in ("Date", "Time"))
+    return whole_time(date, time) or NO_DATE
 
 
 def _shared_of(seg: Dataset) -> dict[str, bytes]:
