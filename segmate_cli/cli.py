@@ -141,6 +141,22 @@ def _batch(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--timeout", type=_duration, default=1200.0, help="a case's, such as 20m")
     add.add_argument("--retries", type=_at_least_zero, default=1, help="of crashes and the like")
     add.add_argument("--shard", metavar="I/N", help="only this part of the cases")
+    add.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="on a Dask cluster (needs [dask]): its address, local:N, or slurm:FILE (pbs:, sge:) "
+        "with dask-jobqueue's options",
+    )
+    add.add_argument("--watch", action="store_true", help="go on: take scans as they come in")
+    add.add_argument(
+        "--quiet-for",
+        type=_duration,
+        default=60.0,
+        metavar="TIME",
+        help="--watch: a scan is whole when nothing changed for so long; default 60s",
+    )
+    add.add_argument("--set-aside", metavar="FOLDER", help="--watch: move scans that failed here")
+    add.add_argument("--dry-run", action="store_true", help="only say what would be done, and why")
     add.add_argument("--merge", nargs="+", metavar="OUT", help="only join tables of these folders")
     add.add_argument("--mix", action="store_true", help="let other configurations' results stay")
     add.add_argument("--paranoid", action="store_true", help="read all inputs and outputs again")

@@ -355,3 +355,33 @@ def test_stdin_and_lines_and_json(batch, scans, tmp_path, monkeypatch):
 def test_the_help_names_the_options():
     text = cli.build_parser().format_help()
     assert "batch" in text
+
+
+def test_a_dry_run_says_what_why_and_at_what_cost_and_writes_nothing(batch, scans, tmp_path):
+    out = tmp_path / "out"
+    code, printed, told = batch(scans, "-o", out, "--dry-run")
+    assert code == 0
+    assert not out.exists()
+    rows = list(csv.DictReader(io.StringIO(printed), delimiter="\t"))
+    assert {(row["case"], row["action"], row["why"]) for row in rows} == {
+        ("ct", "do", "new"),
+        ("one", "do", "new"),
+        ("sub--two", "do", "new"),
+    }
+    assert [row["slices"] for row in rows] == ["12", "24", "20"]
+    assert all(int(row["peak_memory_mb"]) > 50 and float(row["seconds"]) >= 0 for row in rows)
+    assert "3 to do" in told
+    batch(scans, "-o", out)
+    ball_scan(scans / "one.nii.gz", size=26)
+    (out / "ct" / "labels.nii.gz").unlink()
+    (scans / "bad.nii.gz").write_bytes(b"x")
+    before = sorted(out.rglob("*"))
+    _, printed, told = batch(scans, "-o", out, "--dry-run")
+    rows = {row["case"]: row for row in csv.DictReader(io.StringIO(printed), delimiter="\t")}
+    assert {name: row["action"] for name, row in rows.items()} == {
+        **{"bad": "fail", "ct": "do", "one": "do", "sub--two": "keep"},
+    }
+    assert rows["ct"]["why"] == "outputs are missing or changed"
+    assert rows["one"]["why"] == "its files changed"
+    assert "1 done before" in told
+    assert sorted(out.rglob("*")) == before

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
 from segmate_cli.batch import records
 from segmate_cli.batch.cases import Case
+from segmate_cli.batch.crew import Answer, Crew
 from segmate_cli.batch.events import EventLog
 from segmate_cli.batch.finish import record_failure
 from segmate_cli.batch.records import Record, State
 from segmate_cli.batch.settings import Settings
-from segmate_cli.batch.slots import Slot, log_path, worker_command
 from segmate_cli.batch.stopping import Stop
 from segmate_cli.batch.work import Job
 from segmate_cli.errors import (
@@ -30,7 +29,6 @@ from segmate_cli.errors import (
     UsageError,
 )
 
-TIMEOUT_EXIT = 124
 _TICK_SECONDS = 0.2
 # So many cases in a row whose outputs cannot be written mean that none can.
 _WRITE_FAILURES = 3
@@ -82,6 +80,12 @@ class Tally:
         self.done += not known
         self.review += state == "review"
 
+    def add_known(self, states: Iterable[State]) -> None:
+        """Count cases that an earlier run has done."""
+        for state in states:
+            self.total += 1
+            self.add(state, known=True)
+
     @property
     def exit_code(self) -> ExitCode:
         """Of a batch that came to its end."""
@@ -104,7 +108,6 @@ class Plan:
         timeout_s: What a case may take.
         retries: How often a case that may go better is tried again.
         paranoid: See ``Job``.
-        command: Starts a worker; by default segmate's own.
     """
 
     out: Path
@@ -114,21 +117,21 @@ class Plan:
     timeout_s: float = 1200.0
     retries: int = 1
     paranoid: bool = False
-    command: Callable[[dict[str, Any]], list[str]] = worker_command
 
 
 class Driver:
-    """One go over a list of cases with one set of workers."""
+    """One go over a list of cases with one crew."""
 
-    def __init__(self, plan: Plan, tally: Tally, events: EventLog, view: View, stop: Stop) -> None:
+    def __init__(
+        self, plan: Plan, crew: Crew, tally: Tally, events: EventLog, view: View, stop: Stop
+    ) -> None:
         self._plan = plan
+        self._crew = crew
         self._tally = tally
         self._events = events
         self._view = view
         self._stop = stop
         self._todo: deque[Job] = deque()
-        self._slots: list[Slot] = []
-        self._started = 0
         self._deaths_at_start = 0
         self._write_failures = 0
         self.too_large: list[Case] = []
@@ -149,68 +152,45 @@ class Driver:
         self._todo.extend(
             Job(case, str(plan.out), plan.config_sha256, paranoid=plan.paranoid) for case in cases
         )
+        crew = self._crew
         try:
-            while (self._todo and not self._stop.asked) or self._busy():
+            while (self._todo and not self._stop.asked) or crew.busy():
                 if self._stop.at_once:
                     return
+                if self._stop.asked:
+                    crew.stop_soon()
                 self._hand_out()
-                self._listen()
-                self._end_overdue()
-                self._view.update(self._tally, len(self._busy()))
+                for answer in crew.hear(_TICK_SECONDS):
+                    self._take(answer)
+                self._view.update(self._tally, crew.busy())
         finally:
-            self._end_workers()
-
-    def _busy(self) -> list[Slot]:
-        return [slot for slot in self._slots if slot.job is not None]
+            crew.end(at_once=self._stop.at_once)
 
     def _hand_out(self) -> None:
-        idle = [slot for slot in self._slots if slot.job is None]
-        while self._todo and not self._stop.asked and len(self._busy()) < self._plan.jobs:
-            slot = idle.pop() if idle else self._start()
+        while self._todo and not self._stop.asked and self._crew.has_room():
             job = self._todo.popleft()
             self._events.add("case_started", case=job.case.case_id, attempt=job.attempt)
-            slot.give(job)
+            self._crew.give(job)
 
-    def _start(self) -> Slot:
-        self._started += 1
-        log = log_path(self._plan.out / records.STATE_FOLDER, self._started % self._plan.jobs)
-        slot = Slot(self._plan.command(self._plan.settings.as_json()), log)
-        self._slots.append(slot)
-        return slot
-
-    def _listen(self) -> None:
-        by_channel = {slot.channel: slot for slot in self._slots}
-        for channel in wait(list(by_channel), _TICK_SECONDS):
-            slot = by_channel[channel]  # type: ignore[index]  # only ours were given
-            message = slot.hear()
-            if message is None:
-                self._buried(slot, *slot.cause_of_death())
-            elif "unfit" in message:
-                raise _unfit(message["unfit"]) or self._stopped(str(message["unfit"]["message"]))
-            elif "done" in message:
-                self._succeeded(slot, **message["done"])
-            elif "failed" in message:
-                self._failed(slot, message["failed"])
-            else:
-                self._deaths_at_start = 0
+    def _take(self, answer: Answer) -> None:
+        facts = answer.facts
+        if answer.kind == "unfit":
+            raise _unfit(facts) or self._stopped(str(facts["message"]))
+        if answer.kind == "died":
+            self._buried(answer.job, **facts)
+        elif answer.kind == "ready" or answer.job is None:
+            self._deaths_at_start = 0
+        elif answer.kind == "done":
+            self._succeeded(Record.model_validate(facts["record"]), facts["how"])
+        else:
+            self._failed(answer.job, facts)
 
     def _stopped(self, message: str) -> BatchStoppedError:
         """An early end, with the exit code that tells whether any case is done."""
         some_done = self._tally.known or self._tally.done
         return (BatchStoppedError if some_done else BatchNeverStartedError)(message)
 
-    def _end_overdue(self) -> None:
-        for slot in self._busy():
-            if slot.busy_seconds > self._plan.timeout_s:
-                slot.kill()
-                text = f"it took longer than {self._plan.timeout_s:g} s and was ended."
-                self._buried(slot, "timeout", TIMEOUT_EXIT, text)
-
-    def _succeeded(self, slot: Slot, record: dict[str, Any], how: str) -> None:
-        self._report_done(Record.model_validate(record), how)
-        slot.job = None
-
-    def _report_done(self, record: Record, how: str) -> None:
+    def _succeeded(self, record: Record, how: str) -> None:
         self._write_failures = 0
         self._tally.add(record.state, record.cause, known=how == "known")
         if how == "taken" and record.taken_from is not None:
@@ -226,14 +206,9 @@ class Driver:
         )
         self._view.tell(record)
 
-    def _failed(self, slot: Slot, trouble: dict[str, Any]) -> None:
+    def _failed(self, job: Job, trouble: dict[str, Any]) -> None:
         """A worker has told that a case failed; it is alive."""
-        job, slot.job = slot.job, None
-        if job is None:
-            return
-        if trouble["again"]:
-            self._remove(slot)  # whatever is wrong with it ends with it
-        if trouble["kind"] == "MemoryCapError" and self._plan.jobs > 1:
+        if trouble["kind"] == "MemoryCapError" and self._crew.jobs > 1:
             self.too_large.append(job.case)
             self._events.add("case_put_off", case=job.case.case_id, message=trouble["message"])
             return
@@ -241,18 +216,19 @@ class Driver:
             job, trouble["cause"], trouble["exit_code"], trouble["message"], trouble["again"]
         )
 
-    def _buried(self, slot: Slot, cause: str, code: int, message: str) -> None:
+    def _buried(
+        self, job: Job | None, cause: str, exit_code: int, message: str, ready: bool
+    ) -> None:
         """A worker has died; its case, if it had one, is the one that it costs."""
-        self._slots.remove(slot)
-        if not slot.ready:
+        if not ready:
             self._deaths_at_start += 1
             if self._deaths_at_start >= _DEATHS_AT_START:
                 raise self._stopped(
                     f"no worker process comes to life: {message} See {records.STATE_FOLDER} in "
                     f"{self._plan.out} for what they said."
                 )
-        if slot.job is not None:
-            self._retry_or_give_up(slot.job, cause, code, message, True)
+        if job is not None:
+            self._retry_or_give_up(job, cause, exit_code, message, True)
 
     def _retry_or_give_up(self, job: Job, cause: str, code: int, message: str, again: bool) -> None:
         facts = {"case": job.case.case_id, "cause": cause, "exit_code": code, "message": message}
@@ -273,18 +249,6 @@ class Driver:
                 f"{message} {self._write_failures} cases in a row could not be written, so the "
                 "batch stops; the same command goes on from here."
             )
-
-    def _remove(self, slot: Slot) -> None:
-        self._slots.remove(slot)
-        slot.dismiss()
-
-    def _end_workers(self) -> None:
-        for slot in self._slots:
-            if self._stop.at_once:
-                slot.kill()
-            else:
-                slot.dismiss()
-        self._slots.clear()
 
 
 def _unfit(trouble: dict[str, Any]) -> SegmateError | None:

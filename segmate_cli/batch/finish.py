@@ -14,6 +14,7 @@ from typing import Any
 
 from segmate_cli import __version__, files, report
 from segmate_cli.batch import records
+from segmate_cli.batch.cases import Case
 from segmate_cli.batch.locks import locked
 from segmate_cli.batch.records import Record
 from segmate_cli.batch.series_index import stamp
@@ -101,17 +102,27 @@ def case_row(record: Record) -> dict[str, Any]:
     }
 
 
-def retire(out: Path, taken: Iterable[tuple[str, str]], names: frozenset[str]) -> None:
+def retire(out: Path, taken: Iterable[tuple[str, str]], cases: Iterable[Case]) -> None:
     """Remove results under a name that a scan no longer has, now that they lie under its new one.
 
     Args:
         out: The output folder.
         taken: (old case, case that took over its results).
-        names: Cases of the input; whatever is among them stays.
+        cases: Of the input; results under their names stay.
     """
-    for old, new in taken:
+    pairs = list(taken)
+    if not pairs:
+        return
+    names, paths = set(), set()
+    for case in cases:
+        names.add(case.case_id)
+        paths.add(case.path)
+    for old, new in pairs:
         before, after = records.read(out / old), records.read(out / new)
-        if old in names or before is None or after is None or os.path.lexists(before.path):
+        if old in names or before is None or after is None:
+            continue
+        # A path that is still there belongs to another batch, or has other cases now.
+        if os.path.lexists(before.path) and before.path not in paths:
             continue
         if before.content == after.content and before.config_sha256 == after.config_sha256:
             records.clear(out / old)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from segmate_cli import files
-from segmate_cli.batch import records
 from segmate_cli.batch.locks import locked
 from segmate_cli.batch.records import STATE_FOLDER, Record, make_folder
 from segmate_cli.errors import OutputError, OutputExistsError
@@ -92,16 +91,3 @@ def _difference(state: Path, sha256: str, config: dict[str, Any]) -> str:
         return "of unknown making"
     names = [name for name, value in config.items() if old.get(name) != value]
     return ", ".join(names).replace("_sha256", "") or "of unknown making"
-
-
-def done_before(
-    out: Path, record: Record, path_stamp: str, config_sha256: str, *, paranoid: bool
-) -> bool:
-    """Whether a case needs no worker: same making, same input to the eye, outputs whole."""
-    return (
-        record.succeeded
-        and not paranoid
-        and record.config_sha256 == config_sha256
-        and record.stamp == path_stamp
-        and records.outputs_whole(out / record.case, record)
-    )

@@ -19,6 +19,8 @@ from segmate_cli.errors import OutputError
 NAME = "case.json"
 STATE_FOLDER = ".segmate"
 LOCK_NAME = ".lock"
+# Beside the record of a case that a watch has set aside.
+NOTE = "failure.txt"
 OUTPUTS = ("labels.nii.gz", "labels.json", "seg.dcm", "sr.dcm", "rtstruct.dcm", "report.json")
 
 State = Literal["done", "review", "failed"]
@@ -188,7 +190,7 @@ def clear(folder: Path) -> None:
     """
     leftovers = [path for path in folder.glob(".*.part") if path.is_file()]
     try:
-        for path in (folder / NAME, *(folder / name for name in OUTPUTS), *leftovers):
+        for path in (folder / NAME, *(folder / name for name in (*OUTPUTS, NOTE)), *leftovers):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be cleared ({error.strerror}).") from error

@@ -61,6 +61,10 @@ class Slot:
         """How long it has been starting, or at its job."""
         return time.monotonic() - self._since
 
+    def is_overdue(self, timeout_s: float) -> bool:
+        """Whether it has had its job for longer than that."""
+        return self.job is not None and self.busy_seconds > timeout_s
+
     def give(self, job: Job) -> None:
         """Hand it a job; if the worker has died, ``hear`` will tell."""
         self.job = job
@@ -92,7 +96,7 @@ class Slot:
             self._process.wait(_GRACE_SECONDS)
         self.kill()
 
-    def cause_of_death(self) -> tuple[str, int, str]:
+    def death(self) -> dict[str, Any]:
         """Cause, exit code (128 + n after signal n) and a sentence, once it has died."""
         self.channel.close()
         try:
@@ -100,13 +104,17 @@ class Slot:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._process.wait()
-        if code >= 0:
-            return "crash", 1, f"the worker process ended by itself with exit code {code}."
-        name = signal.Signals(-code).name
-        if -code == signal.SIGKILL:
-            text = "the worker process was killed (SIGKILL); most often memory ran out."
-            return "memory", 128 - code, text
-        return "crash", 128 - code, f"the worker process crashed ({name})."
+        cause, code, text = _cause_of(code)
+        return {"cause": cause, "exit_code": code, "message": text, "ready": self.ready}
+
+
+def _cause_of(code: int) -> tuple[str, int, str]:
+    if code >= 0:
+        return "crash", 1, f"the worker process ended by itself with exit code {code}."
+    if -code == signal.SIGKILL:
+        text = "the worker process was killed (SIGKILL); most often memory ran out."
+        return "memory", 128 - code, text
+    return "crash", 128 - code, f"the worker process crashed ({signal.Signals(-code).name})."
 
 
 def worker_command(settings: dict[str, Any]) -> list[str]:

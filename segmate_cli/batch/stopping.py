@@ -12,16 +12,21 @@ from types import FrameType
 _GRACE_SECONDS = 6.0
 
 
+_TICK_SECONDS = 0.2
+
+
 class Stop:
     """Whether a stop has been asked for.
 
-    The first SIGINT lets the cases under way come to their end, the second stops at once; SIGTERM
-    gives them a few seconds.
+    While cases are under way, the first SIGINT lets them come to their end, the second stops at
+    once; SIGTERM gives them a few seconds. Before and after, a signal ends the program on the spot:
+    nothing is written then that does not appear whole or not at all.
     """
 
     def __init__(self) -> None:
         self.exit_code = 0
         self._deadline: float | None = None
+        self._under_way = False
 
     @property
     def asked(self) -> bool:
@@ -33,10 +38,28 @@ class Stop:
         """Whether cases under way are to be abandoned."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
+    @contextmanager
+    def cases_under_way(self) -> Iterator[None]:
+        """Meanwhile a signal only asks."""
+        self._under_way = True
+        try:
+            yield
+        finally:
+            self._under_way = False
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, no longer than until a stop is asked for."""
+        end = time.monotonic() + seconds
+        with self.cases_under_way():
+            while not self.asked and time.monotonic() < end:
+                time.sleep(_TICK_SECONDS)
+
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """A signal handler."""
         again = self.asked
         self.exit_code = 128 + signum
+        if not self._under_way:
+            raise SystemExit(self.exit_code)
         if again:
             self._deadline = time.monotonic()
         elif signum == signal.SIGTERM:
