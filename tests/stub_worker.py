@@ -2,7 +2,7 @@
 
 ``python tests/stub_worker.py FD SETTINGS``, as ``segmate_cli.batch.worker``. What it does with a
 case is in the first word of its file's name, up to a dot: ``segv``, ``oom``, ``hang``, ``exit``,
-``input``, ``full``; ``first-segv`` only at the first attempt; anything else is done in a
+``input``, ``full``, ``slow``; ``first-segv`` only at the first attempt; anything else is done in a
 millisecond, with real outputs and a real record.
 """
 
@@ -78,6 +78,8 @@ def misbehave(word: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif word == "hang":
         time.sleep(3600)
+    elif word == "slow":
+        time.sleep(0.5)
     elif word == "exit":
         os._exit(3)
     elif word == "input":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -29,12 +30,13 @@ class Slot:
         ready: Whether its model is loaded.
     """
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, folder: Path | None = None) -> None:
         """Start a worker.
 
         Args:
             command: Program and arguments; the channel's number is put after the program's.
             log: Where its stderr goes.
+            folder: Where it is to stand; by default where its driver does.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -45,6 +47,7 @@ class Slot:
                     stdout=stream,
                     stderr=stream,
                     pass_fds=(theirs.fileno(),),
+                    cwd=folder,
                     # A Ctrl-C at the terminal is the driver's to handle.
                     start_new_session=True,
                 )
@@ -124,4 +127,4 @@ def worker_command(settings: dict[str, Any]) -> list[str]:
 
 def log_path(state: Path, number: int) -> Path:
     """Where a worker's stderr goes."""
-    return state / f"worker-{os.getpid()}-{number}.log"
+    return state / f"worker-{platform.node()}-{os.getpid()}-{number}.log"
