@@ -107,12 +107,12 @@ def test_bad_input_is_not_tried_again(batch):
 
 
 def test_a_hang_ends_at_the_timeout_while_others_go_on(tmp_path):
-    batch = Batch(tmp_path, jobs=2, timeout_s=2.0, retries=0)
+    batch = Batch(tmp_path, jobs=2, timeout_s=8.0, retries=0)
     start = time.monotonic()
-    batch.run("hang.1", *[f"good.{n}" for n in range(20)])
-    assert time.monotonic() - start < 20
+    batch.run("hang.1", *[f"good.{n}" for n in range(10)])
+    assert time.monotonic() - start < 60
     assert (batch.record("hang.1").cause, batch.record("hang.1").exit_code) == ("timeout", 124)
-    assert batch.tally.done == 20
+    assert batch.tally.done == 10
 
 
 def test_a_full_disk_ends_the_batch_instead_of_failing_every_case(tmp_path):

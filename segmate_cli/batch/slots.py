@@ -83,6 +83,7 @@ class Slot:
             return None
         if "ready" in message:
             self.ready = True
+            self._since = time.monotonic()  # loading the model is not the case's time
         return message
 
     def kill(self) -> None:
