@@ -49,8 +49,9 @@ def scan_slices(
     last = (grid.shape[0] - 1) // stride
     ks = range(grid.source_shape[0])
     recent: dict[int, ScoredSlice] = {}
+    places = grid.places.get(0, np.asarray(ks))
     for k in reversed(ks) if grid.descending else ks:
-        at = min(k / (grid.steps[0] * stride), last)
+        at = min(float(places[k]) / (grid.steps[0] * stride), last)
         low = int(at)
         part = np.float32(at - low)
         wanted = {low, low + 1} if part else {low}

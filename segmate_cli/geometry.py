@@ -5,6 +5,10 @@ are C-contiguous. An affine (4 x 4, float64) maps (k, j, i, 1) to millimetres in
 system LPS: x grows to the patient's Left, y to Posterior, z to Superior, as in DICOM and ITK.
 NIfTI's RAS is turned into LPS at the door and back on the way out. Directions are letters, one an
 array axis: "S" means that the index grows towards superior. A voxel's coordinate is its centre.
+
+Slices that are tilted against their stack, unevenly spaced or have gaps between them fit no affine
+of even steps: then ``places_mm`` says where each slice lies, and the affine's first column is their
+mean step. Whatever is measured uses the places; ``upright`` lays such slices on an even grid.
 """
 
 from __future__ import annotations
@@ -35,10 +39,14 @@ class Geometry:
     Attributes:
         affine: (4, 4) float64, maps (k, j, i, 1) to LPS millimetres; read-only.
         shape: Voxels along (k, j, i).
+        places_mm: (k, 3) float64, LPS millimetres of each slice's first voxel, where slices lie off
+            the affine's places; then k grows along the slices' normal, row x column direction, and
+            the affine's first column is their mean step. None for an even stack.
     """
 
     affine: Affine
     shape: tuple[int, int, int]
+    places_mm: Affine | None = None
 
     def __post_init__(self) -> None:
         """Check that the affine describes a volume; freeze it."""
@@ -55,12 +63,47 @@ class Geometry:
             raise GeometryError(f"a volume needs three axes with voxels, not {self.shape}.")
         affine.flags.writeable = False
         object.__setattr__(self, "affine", affine)
+        if self.places_mm is not None:
+            places = np.array(self.places_mm, dtype=np.float64)
+            if places.shape != (self.shape[0], 3) or not (np.diff(places @ self.normal) > 0).all():
+                raise GeometryError("slices do not follow each other along their normal.")
+            places.flags.writeable = False
+            object.__setattr__(self, "places_mm", places)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance between voxel centres along (k, j, i)."""
-        k, j, i = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(k), float(j), float(i)
+        """Distance between voxel centres along (k, j, i); of uneven slices the mean."""
+        k, j, i = (float(size) for size in np.linalg.norm(self.affine[:3, :3], axis=0))
+        if self.places_mm is not None:
+            k = abs(float(self.affine[:3, 0] @ self.normal))
+        return k, j, i
+
+    @property
+    def normal(self) -> npt.NDArray[np.float64]:
+        """Unit vector across the slices: direction of i x direction of j."""
+        normal = np.cross(self.affine[:3, 2], self.affine[:3, 1])
+        return np.asarray(normal / np.linalg.norm(normal))
+
+    @property
+    def slice_extents_mm(self) -> npt.NDArray[np.float64]:
+        """How much along the normal each slice stands for: half way to its neighbours.
+
+        An outermost slice reaches out by half of its own distance or, where that is a gap, of the
+        next one.
+        """
+        count = self.shape[0]
+        if self.places_mm is None:
+            return np.full(count, abs(self.affine[:3, 0] @ self.normal))
+        apart = np.diff(self.places_mm @ self.normal)
+        first, last = apart[:2].min(), apart[-2:].min()
+        padded = np.concatenate([[first], apart, [last]])
+        return np.asarray((padded[:-1] + padded[1:]) / 2)
+
+    @property
+    def slice_voxel_ml(self) -> npt.NDArray[np.float64]:
+        """True volume of a voxel on each slice in millilitres."""
+        area_mm2 = np.linalg.norm(np.cross(self.affine[:3, 2], self.affine[:3, 1]))
+        return np.asarray(self.slice_extents_mm * area_mm2 / 1000.0)
 
     @property
     def voxels(self) -> int:
@@ -97,11 +140,42 @@ class Geometry:
     def to_lps_mm(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """LPS millimetres of indices (..., 3) given as (k, j, i), whole or between voxels."""
         points = np.asarray(index, dtype=np.float64)
-        return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3])
+        if self.places_mm is None:
+            return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3])
+        return self._place_at(points[..., 0]) + points[..., 1:] @ self.affine[:3, 1:3].T
+
+    def to_index(self, points_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Indices (..., 3), as (k, j, i), of LPS millimetres; the inverse of ``to_lps_mm``."""
+        points = np.asarray(points_mm, dtype=np.float64)
+        inverse = np.linalg.inv(self.affine[:3, :3])
+        if self.places_mm is None:
+            return np.asarray((points - self.affine[:3, 3]) @ inverse.T)
+        along = self.places_mm @ self.normal
+        # Beyond the ends by mean steps, so that what lies outside is seen to.
+        ends = along[0] - self.spacing_mm[0], along[-1] + self.spacing_mm[0]
+        k = np.interp(
+            points @ self.normal, [ends[0], *along, ends[1]], np.arange(-1, len(along) + 1)
+        )
+        inside = (points - self._place_at(k)) @ np.linalg.pinv(self.affine[:3, 1:3]).T
+        return np.concatenate([k[..., None], inside], axis=-1)
+
+    def _place_at(self, k: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """First voxel's place of slices, or between them, of an uneven stack."""
+        places = np.asarray(self.places_mm)
+        axes = [np.interp(k, np.arange(len(places)), places[:, axis]) for axis in range(3)]
+        return np.stack(axes, axis=-1)
 
     def reoriented(self, directions: Sequence[str]) -> tuple[Geometry, Reorientation]:
-        """The same voxels with their axes permuted and flipped to grow in ``directions``."""
+        """The same voxels with their axes permuted and flipped to grow in ``directions``.
+
+        Raises:
+            GeometryError: Uneven slices, whose axes have but one order.
+        """
         turn = Reorientation.between(self.directions, directions)
+        if self.places_mm is not None:
+            if turn != Reorientation((0, 1, 2), (False, False, False)):
+                raise GeometryError("slices that are tilted or uneven cannot be turned.")
+            return self, turn
         matrix = np.eye(4)
         matrix[:3, :3] = 0.0
         for new, (old, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
@@ -114,7 +188,10 @@ class Geometry:
         """Largest distance between equal corner voxels; infinite when the shapes differ."""
         if self.shape != other.shape:
             return float("inf")
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
+        even = self.places_mm is None and other.places_mm is None
+        ends = [(0, n - 1) for n in self.shape]
+        ks = ends[0] if even else tuple(range(self.shape[0]))
+        corners = np.array(np.meshgrid(ks, *ends[1:])).reshape(3, -1).T
         apart = self.to_lps_mm(corners) - other.to_lps_mm(corners)
         return float(np.linalg.norm(apart, axis=1).max())
 

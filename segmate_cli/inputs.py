@@ -40,12 +40,12 @@ class ScanTap:
 
     def planes(self) -> Iterator[Hounsfield]:
         """Slices in the model's axes, in the order that ``ModelGrid.slices`` wants."""
-        stored = self._stored()
+        stored = self._grid.upright_planes(self._stored())
         if self._grid.streams:
             return (self._grid.turn_plane(plane) for plane in stored)
         turn = self._grid.turn
         across = planes_across(
-            stored, self._scan.geometry.shape, turn.axes[0], self._folder, down=turn.flips[0]
+            stored, self._grid.stored_shape, turn.axes[0], self._folder, down=turn.flips[0]
         )
         return (self._grid.turn_plane(plane) for plane in across)
 

@@ -151,6 +151,7 @@ def _describe_series(series: SeriesInfo, taken: bool) -> dict[str, Any]:
             f"{dicom.SYNTAX_NAMES.get(uid, 'unknown')} ({uid})" for uid in series.transfer_syntaxes
         ],
         "problems": list(series.problems),
+        "irregularities": list(series.irregularities),
         _ONLY_JSON: list(series.files),
     }
 

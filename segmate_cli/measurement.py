@@ -24,8 +24,8 @@ class OrganStats:
     Attributes:
         organ: Which.
         voxels: How many voxels carry its label.
-        volume_ml: Voxels times the grid's true voxel volume; None where there is no voxel, since
-            "not found" is not "has no volume".
+        volume_ml: Voxels times their true volume, each slice's own; None where there is no voxel,
+            since "not found" is not "has no volume".
         mean_hu: Mean of the CT over the voxels; None without a CT or voxels.
         sd_hu: Standard deviation of the CT over the voxels.
         touches_edge: Whether a voxel lies on a face of the grid: the organ may be cut there and

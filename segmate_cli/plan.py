@@ -170,7 +170,7 @@ def make_plan(
         threads=threads or (model.threads if isinstance(model, LoadedModel) else usable_cpus()),
         device=device,
         stages=plans[chosen],
-        temporary_file_bytes=0 if grid.streams else 2 * scan.geometry.voxels,
+        temporary_file_bytes=0 if grid.streams else 2 * math.prod(grid.source_shape),
         least_cap_bytes=needs[smallest],
     )
 

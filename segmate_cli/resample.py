@@ -3,7 +3,8 @@
 The model's grid has the scan's own axes, permuted and flipped to the closest of the directions
 that the manifest names, and the manifest's spacing; the first voxel's centre stays in place. An
 oblique scan is thus fed along its own axes. Every map is separable: three lists of taps there,
-three lists of indices back.
+three lists of indices back. Slices that are tilted or uneven are fed from an upright canvas, with
+their true places along its slice axis, and taken back from it (``upright``).
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import numpy.typing as npt
 from segmate_cli.bundle import Preprocessing, Resampling
 from segmate_cli.geometry import Geometry, Reorientation, ScalarT
 from segmate_cli.planes import Planes, Uint8Array
+from segmate_cli.upright import Upright
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.intp]
+PlaceArray = npt.NDArray[np.float64]
 
 # Beyond this many standard deviations a Gaussian tap is under 1e-4 of the middle one.
 _GAUSS_REACH = 4.0
 # Lines of the model's slices that are taken at once for slices stored across them.
 _LINES = 16
+# What lies beside a tilted slice on the canvas: air, as scanners have it outside of the body.
+_OUTSIDE_HU = -1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,13 @@ class Taps:
         keep = (weights > 1e-6).any(axis=1)
         return cls(index[keep], weights[keep].astype(np.float32))
 
+    @classmethod
+    def between(cls, places: PlaceArray, outputs: int, step: float) -> Taps:
+        """Linear interpolation at n * step of inputs at ascending, uneven places."""
+        low, part = _between(places, np.arange(outputs, dtype=np.float64) * step)
+        index = np.stack([low, np.minimum(low + 1, len(places) - 1)])
+        return cls(index, np.stack([1.0 - part, part]).astype(np.float32))
+
     def apply(self, array: FloatArray) -> FloatArray:
         """Sum along axis 0 of a 2D array; always in the same order, so bit-reproducible."""
         out = np.zeros((self.index.shape[1], array.shape[1]), dtype=np.float32)
@@ -78,6 +90,8 @@ class ModelGrid:
         voxel_ml: Volume of one model voxel.
         rows: Taps along rows.
         columns: Taps along columns.
+        upright: The canvas of uneven slices, which then is what "the scan" means here.
+        own_slices: Whether the grid's slices are the scan's own; see ``at_scan_slices``.
     """
 
     turn: Reorientation
@@ -87,17 +101,26 @@ class ModelGrid:
     voxel_ml: float
     rows: Taps
     columns: Taps
+    upright: Upright | None = None
+    own_slices: bool = False
 
     @classmethod
     def fit(cls, geometry: Geometry, preprocessing: Preprocessing) -> ModelGrid:
         """Lay the model's grid over a scan."""
+        upright = None if geometry.places_mm is None else Upright.of(geometry)
+        if upright:
+            geometry = upright.geometry
         turned, turn = geometry.reoriented(preprocessing.grid.directions)
         spacings = zip(preprocessing.grid.spacing_mm, turned.spacing_mm, strict=True)
         steps = [model / scan for model, scan in spacings]
         counts = [_samples(n, step) for n, step in zip(turned.shape, steps, strict=True)]
         sigmas = [_sigma(step, preprocessing.resampling) for step in steps]
+        places = _places(upright, turn)
         rows, columns = (
-            Taps.fit(turned.shape[axis], counts[axis], steps[axis], sigmas[axis]) for axis in (1, 2)
+            Taps.fit(turned.shape[axis], counts[axis], steps[axis], sigmas[axis])
+            if axis not in places
+            else Taps.between(places[axis], counts[axis], steps[axis])
+            for axis in (1, 2)
         )
         return cls(
             turn=turn,
@@ -107,7 +130,20 @@ class ModelGrid:
             voxel_ml=geometry.voxel_ml * float(np.prod(steps)),
             rows=rows,
             columns=columns,
+            upright=upright,
         )
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """The scan's shape as stored: its own or, of uneven slices, their canvas's."""
+        k, j, i = (self.source_shape[self.turn.axes.index(axis)] for axis in range(3))
+        return k, j, i
+
+    @property
+    def places(self) -> dict[int, PlaceArray]:
+        """By axis of the model, where the scan's voxels lie along it, in scan voxels, if uneven."""
+        places = _places(self.upright, self.turn)
+        return {axis: at for axis, at in places.items() if axis or not self.own_slices}
 
     @property
     def streams(self) -> bool:
@@ -126,7 +162,14 @@ class ModelGrid:
             shape=(self.source_shape[0], *self.shape[1:]),
             steps=(1.0, *self.steps[1:]),
             voxel_ml=self.voxel_ml / self.steps[0],
+            own_slices=True,
         )
+
+    def upright_planes(
+        self, planes: Iterator[npt.NDArray[np.int16]]
+    ) -> Iterator[npt.NDArray[np.int16]]:
+        """The scan's stored slices, put upright where they are not."""
+        return self.upright.put_all(planes, _OUTSIDE_HU) if self.upright else planes
 
     def turn_plane(self, plane: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
         """A slice of the scan's array across ``turn.axes[0]`` in the model's axes; a view."""
@@ -144,11 +187,10 @@ class ModelGrid:
         source = enumerate(planes)
         last = self.source_shape[0] - 1
         recent: dict[int, npt.NDArray[np.int16]] = {}
+        places = self.places.get(0)
         for n in self.order():
-            at = n * self.steps[0]
-            low = min(int(at), last)
+            low, part = self._neighbours(n, places)
             high = min(low + 1, last)
-            part = np.float32(at - int(at))
             wanted = {low, high} if part else {low}
             recent = {k: plane for k, plane in recent.items() if k in wanted}
             while not wanted <= recent.keys():
@@ -164,6 +206,14 @@ class ModelGrid:
         for _ in source:
             pass
 
+    def _neighbours(self, n: int, places: PlaceArray | None) -> tuple[int, np.float32]:
+        """The scan's slice below one of the model's, and how far towards the next that lies."""
+        at = n * self.steps[0]
+        if places is None:
+            return min(int(at), self.source_shape[0] - 1), np.float32(at - int(at))
+        low, part = _between(places, np.array([at]))
+        return int(low[0]), np.float32(part[0])
+
     def order(self) -> range:
         """The model's slices in the order in which the scan gives them."""
         count = self.shape[0]
@@ -171,9 +221,7 @@ class ModelGrid:
 
     def back(self, labels: Planes) -> Uint8Array:
         """Labels of the model's grid at the scan's voxels, in the scan's own storage order."""
-        shape = [0, 0, 0]
-        for axis, count in zip(self.turn.axes, self.source_shape, strict=True):
-            shape[axis] = count
+        shape = self.upright.slices.shape if self.upright else self.stored_shape
         out = np.empty(shape, np.uint8)
         for k, plane in enumerate(self.back_planes(labels)):
             out[k] = plane
@@ -181,6 +229,14 @@ class ModelGrid:
 
     def back_planes(self, labels: Planes) -> Iterator[Uint8Array]:
         """The same slice by slice."""
+        planes = self._stored_planes(labels)
+        if self.upright is None:
+            yield from planes
+            return
+        for k, plane in enumerate(planes):
+            yield self.upright.take(k, plane)
+
+    def _stored_planes(self, labels: Planes) -> Iterator[Uint8Array]:
         if not self.streams:
             yield from self._planes_across(labels)
             return
@@ -226,9 +282,11 @@ class ModelGrid:
 
     def _sources(self) -> list[IndexArray]:
         """For each axis of the model, where each of the scan's voxels takes its label from."""
+        places = self.places
+        even = (np.arange(count) for count in self.source_shape)
         return [
-            _nearest(n, count, step)
-            for n, count, step in zip(self.source_shape, self.shape, self.steps, strict=True)
+            _nearest(places.get(axis, at), count, step)
+            for axis, (at, count, step) in enumerate(zip(even, self.shape, self.steps, strict=True))
         ]
 
     def _in_plane(self, plane: FloatArray) -> FloatArray:
@@ -253,6 +311,21 @@ def _samples(inputs: int, step: float) -> int:
     return max(1, int(np.floor((inputs - 1) / step + 0.5)) + 1)
 
 
-def _nearest(inputs: int, samples: int, step: float) -> IndexArray:
-    at = np.arange(inputs) / step
-    return np.minimum(np.floor(at + 0.5).astype(np.intp), samples - 1)
+def _nearest(places: npt.NDArray[Any], samples: int, step: float) -> IndexArray:
+    return np.minimum(np.floor(places / step + 0.5).astype(np.intp), samples - 1)
+
+
+def _places(upright: Upright | None, turn: Reorientation) -> dict[int, PlaceArray]:
+    if upright is None:
+        return {}
+    across = turn.axes.index(0)
+    at = upright.steps
+    return {across: (at[-1] - at)[::-1] if turn.flips[across] else at}
+
+
+def _between(places: PlaceArray, at: PlaceArray) -> tuple[IndexArray, PlaceArray]:
+    """The place below each position, and the share of the way to the next."""
+    low = np.clip(np.searchsorted(places, at, side="right") - 1, 0, len(places) - 1)
+    high = np.minimum(low + 1, len(places) - 1)
+    apart = np.where(high > low, places[high] - places[low], 1.0)
+    return low, np.clip((at - places[low]) / apart, 0.0, 1.0)

@@ -24,6 +24,7 @@ from segmate_cli.errors import (
 from segmate_cli.label_table import read_label_table
 from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import foreign_organ
+from segmate_cli.upright import evened, on_slices
 from segmate_cli.volume import DicomSource, LabelMap, Labels, NiftiSource, Scan, Source, Volume
 
 if TYPE_CHECKING:
@@ -147,16 +148,34 @@ def measure_path(
             found = rtstruct_read.read_rtstruct(path, names)
             scan = load(ct, series=series, prefer=found.series_uid) if ct else None
             return rtstruct_read.measure_structures(found, scan, organs)
+    labels, scan = load_with_ct(path, table, ct, series)
+    return measure(labels, scan, organs)
+
+
+def load_with_ct(
+    path: Path,
+    table: str | Path | None = None,
+    ct: str | Path | None = None,
+    series: str | None = None,
+) -> tuple[Labels, Volume | None]:
+    """A label map, on its scan's own slices as far as they are known, and its scan if asked for.
+
+    Of DICOM with several series the scan is the one that made the label map, where known.
+    """
     labels = load_labels(path, table)
-    return measure(labels, load_ct(labels, ct, series) if ct else None, organs)
-
-
-def load_ct(labels: Labels, ct: str | Path, series: str | None = None) -> Volume:
-    """The scan of a label map; of DICOM with several series the one that made it, where known."""
     source: Source | None = labels.source
+    origin = None
     if isinstance(source, NiftiSource):
         origin = sidecar.origin_of(source.path)
         source = origin.source if origin else None
+    scan = _ct_of(source, ct, series) if ct else None
+    known = (origin.slices if origin else None, scan.geometry if scan else None)
+    for slices in known:
+        labels = on_slices(labels, slices)
+    return labels, scan
+
+
+def _ct_of(source: Source | None, ct: str | Path, series: str | None) -> Volume:
     named = source.series_uid if isinstance(source, DicomSource) else None
     return load(ct, series=series, prefer=named)
 
@@ -196,6 +215,7 @@ def save(
     check_label_output(path, overwrite=overwrite, with_sidecar=with_sidecar, kind=kind)
     start = time.perf_counter()
     if kind == "nifti":
+        labels = evened(labels)
         digest = nifti.write_labels(labels, path)
     else:
         digest = _save_dicom(labels, path, kind, seg)

@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segmate_cli import __version__, files, memory
-from segmate_cli.errors import InputError
+from segmate_cli.errors import GeometryError, InputError
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ
+from segmate_cli.upright import EvenGrid, EvenLabels
 from segmate_cli.volume import DicomSource, LabelMap, Source
 
 SCHEMA = "segmate-labels"
 SCHEMA_VERSION = 1
+_PLACES = "slice_places_lps_mm"
 _PACKAGES = (
     *("numpy", "nibabel", "pydicom", "highdicom"),
     *("onnxruntime", "onnxruntime-gpu", "torch"),
@@ -49,7 +53,8 @@ def write(
     """Write the sidecar of a label map that has just been written.
 
     Args:
-        labels: What was written.
+        labels: What was written; where that is an even grid over uneven slices, the sidecar tells
+            of both.
         labels_path: Where.
         voxels_sha256: Of the label map's voxels: little-endian, in (k, j, i) order.
         seconds: Time by stage, added to what ``labels.run`` says.
@@ -63,17 +68,20 @@ def write(
         **run.get("seconds", {}),
         **{stage: round(value, 4) for stage, value in seconds.items()},
     }
+    grid = labels.grid if isinstance(labels, EvenLabels) else None
+    scanned = grid.upright.slices if grid else labels.geometry
     content = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "segmate_version": __version__,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "labels": [label_row(value, organ) for value, organ in sorted(labels.organs.items())],
-        "input": _describe(labels.source, labels.geometry, pixels_sha256),
+        "input": _describe(labels.source, scanned, pixels_sha256),
         "output": {
             "file": labels_path.name,
             "file_sha256": files.sha256_of_file(labels_path),
             "voxels_sha256": voxels_sha256,
+            **({} if grid is None else _describe_grid(grid)),
         },
         **run,
         "peak_memory_bytes": memory.peak_bytes(),
@@ -104,11 +112,13 @@ class Origin:
         model: Name, version and weights_sha256.
         source: The DICOM series that was segmented, without its files; None for NIfTI.
         made_at: (date, time) in UTC, as DICOM writes them.
+        slices: Where the scan's slices lie, for a label map on an even grid over uneven ones.
     """
 
     model: dict[str, str]
     source: DicomSource | None
     made_at: tuple[str, str]
+    slices: Geometry | None = None
 
 
 def origin_of(labels_path: Path) -> Origin | None:
@@ -122,9 +132,17 @@ def origin_of(labels_path: Path) -> Origin | None:
         model = {key: str(content["model"][key]) for key in ("name", "version", "weights_sha256")}
         made = datetime.datetime.fromisoformat(content["created"])
         source = _series_in(content["input"])
-        return Origin(model, source, (made.strftime("%Y%m%d"), made.strftime("%H%M%S")))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        stamp = (made.strftime("%Y%m%d"), made.strftime("%H%M%S"))
+        return Origin(model, source, stamp, _slices_in(content["input"]))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, GeometryError):
         return None
+
+
+def _slices_in(given: dict[str, Any]) -> Geometry | None:
+    if _PLACES not in given:
+        return None
+    k, j, i = map(int, given["shape_kji"])
+    return Geometry(np.array(given["affine_kji_to_lps_mm"]), (k, j, i), np.array(given[_PLACES]))
 
 
 def _series_in(given: dict[str, Any]) -> DicomSource | None:
@@ -162,6 +180,9 @@ def _describe(source: Source | None, geometry: Geometry, digest: str | None) -> 
         "affine_kji_to_lps_mm": geometry.affine.tolist(),
         "pixels_sha256": digest,
     }
+    if geometry.places_mm is not None:
+        described[_PLACES] = geometry.places_mm.round(6).tolist()
+        described["slice_extents_mm"] = geometry.slice_extents_mm.round(6).tolist()
     if isinstance(source, DicomSource):
         described["dicom"] = {
             "study_uid": source.study_uid,
@@ -171,6 +192,16 @@ def _describe(source: Source | None, geometry: Geometry, digest: str | None) -> 
             "sop_instance_uids": list(source.sop_instance_uids),
         }
     return described
+
+
+def _describe_grid(grid: EvenGrid) -> dict[str, Any]:
+    """The grid of a file that lies over uneven slices."""
+    return {
+        "shape_kji": list(grid.geometry.shape),
+        "spacing_kji_mm": [round(size, 6) for size in grid.geometry.spacing_mm],
+        "affine_kji_to_lps_mm": grid.geometry.affine.tolist(),
+        "slice_of_plane": list(grid.slices),
+    }
 
 
 def package_versions() -> dict[str, str]:

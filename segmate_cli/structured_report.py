@@ -49,9 +49,8 @@ def report_as_sr(path: Path, output: Path, options: SrOptions) -> tuple[str, ...
         NothingFoundError: Not one organ has a voxel; nothing is written.
         OutputError: The file cannot be written.
     """
-    labels = scans.load_labels(path, options.table)
+    labels, ct = scans.load_with_ct(path, options.table, options.ct, options.series)
     subject = _subject(path, labels, options)
-    ct = scans.load_ct(labels, options.ct, options.series) if options.ct else None
     write_sr(measure(labels, ct, options.organs), subject, output)
     if subject.shared:
         return ()

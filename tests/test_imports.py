@@ -24,6 +24,7 @@ LAYERS = (
     ("doubt.survey",),
     ("doubt.status",),
     ("bundle", "label_table", "volume", "dicom.decode"),
+    ("upright",),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("between", "inputs"),

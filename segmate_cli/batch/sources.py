@@ -41,7 +41,10 @@ def content_of(scan: Scan, path: Path) -> Content:
 def geometry_sha256(geometry: Geometry) -> str:
     """Of shape and affine."""
     affine = np.ascontiguousarray(geometry.affine, dtype="<f8")
-    return digest_of([list(geometry.shape), affine.tobytes().hex()])
+    facts = [list(geometry.shape), affine.tobytes().hex()]
+    if geometry.places_mm is not None:
+        facts.append(np.ascontiguousarray(geometry.places_mm, dtype="<f8").tobytes().hex())
+    return digest_of(facts)
 
 
 def pixels_sha256(scan: Scan) -> str:

@@ -62,7 +62,8 @@ def choose(finding: Finding, wanted: str | None = None) -> Choice:
         UsageError: ``wanted`` names none, or several, or is not understood.
         UnreadableError: there is no DICOM file at all.
         InputError: there are DICOM files, but no CT series.
-        GeometryError: the series is incomplete, uneven, tilted or mixed, with the places.
+        GeometryError: the series is no volume (doubled or mixed slices, gaps too large), with the
+            places.
     """
     text = (wanted or "auto").strip()
     if text.lower() == "auto":

@@ -49,7 +49,7 @@ def as_scan(path: Place, series: SeriesInfo) -> Scan:
         series: The series.
 
     Raises:
-        GeometryError: missing, doubled, uneven, tilted or mixed slices, with their places.
+        GeometryError: doubled or mixed slices or gaps that are too large, with their places.
         InputError: the series is no stack of CT slices.
         UnreadableError: its compression is unknown; later, a file is damaged, cut off or gone.
         NotHounsfieldError: later, no Hounsfield units can be had from the stored values.
@@ -60,7 +60,7 @@ def as_scan(path: Place, series: SeriesInfo) -> Scan:
 
 
 def check_fit(path: Place, series: SeriesInfo) -> None:
-    """Refuse a series that is no complete, even, upright stack, before any pixel is read.
+    """Refuse a series that is no volume, before any pixel is read.
 
     Raises:
         GeometryError, UnreadableError, InputError: as `as_scan` says.
@@ -75,8 +75,8 @@ def check_fit(path: Place, series: SeriesInfo) -> None:
         more = len(series.problems) - 1
         also = f" ({more} more: see `segmate inspect`)" if more else ""
         raise GeometryError(
-            f"{what}: {series.problems[0]}{also}; segmate reads complete, even, upright series: "
-            "export it again, or give the fitting slices alone."
+            f"{what}: {series.problems[0]}{also}; export it again, or give the fitting slices "
+            "alone."
         )
     unknown = [uid for uid in series.transfer_syntaxes if uid not in SYNTAX_NAMES]
     if unknown:
@@ -255,7 +255,7 @@ def _source(path: Place, series: SeriesInfo) -> DicomSource:
 
 def _warnings(series: SeriesInfo) -> tuple[str, ...]:
     """What is odd about a series without being refused."""
-    found = []
+    found = [f"Modelled as it lies: {each}." for each in series.irregularities]
     slices = series.slices
     if not series.series_uid:
         found.append("The files have no SeriesInstanceUID; they were told apart by description.")

@@ -23,7 +23,14 @@ from segmate_cli import dicom
 from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, raw_attributes, read_header
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
-from segmate_cli.dicom.stack import EVEN_SHARE, TILT_DEG, stack_of, tilt_of, volume_geometry
+from segmate_cli.dicom.stack import (
+    EVEN_SHARE,
+    TILT_DEG,
+    stack_of,
+    steps_of,
+    tilt_of,
+    volume_geometry,
+)
 from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import (
     AmbiguousSeriesError,
@@ -114,6 +121,13 @@ class Reference:
         return volume_geometry(self.slices)
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """Where slices are missing, one phrase a gap."""
+        stack = stack_of(self.slices)
+        _, gaps, _ = steps_of(stack)
+        return tuple(stack.gap_at(gap) for gap in gaps)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What readers will make of a SEG on these slices, one sentence each."""
         found = []
@@ -122,6 +136,11 @@ class Reference:
             found.append(
                 f"the slices are tilted by {tilt_deg:.1f} degrees: OHIF reads such a DICOM SEG, "
                 "3D Slicer and other readers by dcmqi refuse it, pydicom-seg reads it wrongly."
+            )
+        if self.missing:
+            found.append(
+                f"slices are missing ({'; '.join(self.missing)}): there a DICOM SEG has no frames, "
+                "and the volumes that other readers sum up from it are too low."
             )
         if self.made_up:
             found.append(
@@ -281,8 +300,8 @@ def _check_identified(path: Place, slices: tuple[Header, ...]) -> None:
 
 def _misfit(geometry: Geometry, slices: Sequence[Header]) -> str | None:
     """Why a label map does not lie on the slices, or None."""
-    reference = volume_geometry(slices)
     try:
+        reference = volume_geometry(slices)
         turn = _turn(geometry, reference)
     except GeometryError as error:
         return str(error)
@@ -311,6 +330,8 @@ def _turn(geometry: Geometry, reference: Geometry) -> Reorientation:
 
 
 def _turned(geometry: Geometry, turn: Reorientation) -> Geometry:
+    if geometry.places_mm is not None:  # read from slices, which lie in one order
+        return geometry
     matrix = np.zeros((4, 4))
     matrix[3, 3] = 1.0
     for new, (old, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):

@@ -234,10 +234,9 @@ def _grid(path: Path, structure: Structure, step_mm: float | None) -> Geometry:
 
 def _fill(path: Path, structure: Structure, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """Voxels (k, j, i) inside a structure, 1, and outside, 0."""
-    inverse = np.linalg.inv(geometry.affine)
     planes: dict[int, list[Points]] = {}
     for points in structure.contours:
-        index = points @ inverse[:3, :3].T + inverse[:3, 3]
+        index = geometry.to_index(points)
         k = round(float(index[:, 0].mean()))
         if np.abs(index[:, 0] - k).max() > _OFF_SLICE or not 0 <= k < geometry.shape[0]:
             raise GeometryError(

@@ -45,6 +45,7 @@ _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
 _LONG_STRING = 64
+_SHORT_TEXT = 960
 _SAME_PLACE_MM = 1e-3
 
 
@@ -84,7 +85,7 @@ def write_seg(
     with quiet():
         seg = _build(labels, reference.turn.view(numbers), reference, options, uids)
         del numbers  # a byte a voxel, while writing takes copies of the frames
-        _describe_segments(seg, labels, found)
+        _describe_segments(seg, labels, found, reference)
         _make_reproducible(seg, uids)
         add_patient(seg, reference.shared)
         check_places(seg, reference)
@@ -172,8 +173,12 @@ def _descriptions(
     ]
 
 
-def _describe_segments(seg: Segmentation, labels: LabelMap, found: frozenset[int]) -> None:
-    """Add what highdicom has no argument for: sides, and which organs have no voxel."""
+def _describe_segments(
+    seg: Segmentation, labels: LabelMap, found: frozenset[int], reference: Reference
+) -> None:
+    """Add what highdicom has no argument for: sides, organs without a voxel, gaps in the scan."""
+    missing = "; ".join(reference.missing)
+    gaps = f"Slices of the scan are missing: {missing}"[:_SHORT_TEXT] if missing else ""
     organs = [organ for _, organ in sorted(labels.organs.items())]
     for item in seg.SegmentSequence:
         number = int(item.SegmentNumber)
@@ -182,8 +187,9 @@ def _describe_segments(seg: Segmentation, labels: LabelMap, found: frozenset[int
         if sides := side_codes(organs[number - 1]):
             kind = item.SegmentedPropertyTypeCodeSequence[0]
             kind.SegmentedPropertyTypeModifierCodeSequence = sides
-        if number not in found:
-            item.SegmentDescription = "Not found in this scan"
+        if number not in found or gaps:
+            absent = "" if number in found else "Not found in this scan"
+            item.SegmentDescription = ". ".join(filter(None, (absent, gaps)))
 
 
 def _make_reproducible(seg: Segmentation, uids: UidMaker) -> None:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from segmate_cli.dicom.header import Header
 from segmate_cli.dicom.stack import (
     Gap,
+    irregularities,
     mixed,
+    no_volume,
     plane_of,
     stack_of,
     step_mm,
     steps_of,
     tilt_of,
-    uneven,
     unplaced,
     volume_geometry,
 )
@@ -49,6 +50,7 @@ class SeriesInfo:
         transfer_syntaxes: UIDs.
         slices: Headers, sorted along the normal, k ascending.
         problems: Why ``predict`` would refuse it, one phrase each; empty when it is fit.
+        irregularities: Tilt, gaps and uneven steps, which are modelled, one phrase each.
     """
 
     number: int
@@ -78,6 +80,7 @@ class SeriesInfo:
     transfer_syntaxes: tuple[str, ...]
     slices: tuple[Header, ...]
     problems: tuple[str, ...]
+    irregularities: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -153,8 +156,10 @@ def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
     if kind in (IMAGE, DERIVED) and len(positions) == 1:
         kind = ONE_PLACE
     tilt = tilt_of(stack) if stack else None
+    irregular: tuple[str, ...] = ()
     if stack and not problems and kind in (IMAGE, DERIVED):
-        problems = uneven(stack, positions, gaps, doubles, tilt)
+        problems = no_volume(stack, positions, doubles)
+        irregular = () if problems else irregularities(stack, gaps)
     geometry = volume_geometry(headers) if stack and not problems and len(positions) > 1 else None
     first = headers[0]
     step = step_mm(positions)
@@ -186,6 +191,7 @@ def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
         transfer_syntaxes=tuple(sorted({header.syntax_uid for header in headers})),
         slices=tuple(headers),
         problems=problems,
+        irregularities=irregular,
     )
 
 

@@ -1,4 +1,4 @@
-"""Slices as a stack in space, and what keeps them from being a volume.
+"""Slices as a stack in space: even, tilted, uneven or with gaps, and what makes it no volume.
 
 Places come from ImagePositionPatient, ImageOrientationPatient and PixelSpacing alone, in float64.
 The normal is row direction x column direction, and slices are sorted by their position along it,
@@ -36,6 +36,10 @@ _TILT_MM = 0.1
 # Sideways scatter of single slices, in pixels.
 _SIDEWAYS_PIXELS = 0.25
 _LISTED = 4
+# What lies between slices farther apart is not told by them: a kidney's pole fits in.
+LARGEST_GAP_MM = 25.0
+# A gantry tilts by up to 30 degrees.
+_LARGEST_TILT_DEG = 45.0
 # Patients lie within metres of the origin; micro-CT has pixels of 0.01 mm.
 _FARTHEST_MM = 1e5
 _PIXELS_MM = (1e-3, 100.0)
@@ -75,9 +79,15 @@ class Stack:
         # + 0.0: no "-0.00".
         return f"{'xyz'[axis]} = {round(position_mm * np.sign(self.normal[axis]), 2) + 0.0:.2f} mm"
 
+    def gap_at(self, gap: Gap) -> str:
+        """A gap as a reader of the images knows it."""
+        return f"{gap.missing} between {self.at(gap.after_mm)} and {self.at(gap.before_mm)}"
+
 
 def volume_geometry(slices: Sequence[Header]) -> Geometry:
-    """Geometry of sorted, even slices: exact at the first and the last position.
+    """Geometry of sorted slices: of an even stack exact at the first and the last position.
+
+    Slices that are tilted, uneven or have gaps keep their own places.
 
     Raises:
         GeometryError: the numbers do not describe a volume.
@@ -90,7 +100,10 @@ def volume_geometry(slices: Sequence[Header]) -> Geometry:
     affine[:3, 1] = column * between_rows
     affine[:3, 2] = row * between_columns
     affine[:3, 3] = first
-    return Geometry(affine, (len(slices), slices[0].rows, slices[0].columns))
+    shape = (len(slices), slices[0].rows, slices[0].columns)
+    stack = stack_of(slices)
+    even = not (_is_tilted(stack) or _is_uneven(stack))
+    return Geometry(affine, shape, None if even else stack.places)
 
 
 def _position(header: Header) -> Vectors:
@@ -181,26 +194,49 @@ def tilt_of(stack: Stack) -> float | None:
     return 0.0 if sideways <= _TILT_MM else math.degrees(math.atan2(sideways, along))
 
 
-def uneven(
-    stack: Stack,
-    positions: tuple[float, ...],
-    gaps: tuple[Gap, ...],
-    doubles: tuple[float, ...],
-    tilt: float | None,
+def no_volume(
+    stack: Stack, positions: tuple[float, ...], doubles: tuple[float, ...]
 ) -> tuple[str, ...]:
-    """What keeps the slices from being one even, upright stack."""
-    problems = []
+    """What keeps the slices from being a volume at all."""
     if len(stack.slices) > 1 and len(positions) == 1:
         return (f"all {len(stack.slices)} slices lie at {stack.at(positions[0])}, in one plane",)
     if doubles:
-        problems.append(_doubled(stack, doubles))
-    if gaps:
-        problems.append(_missing(stack, gaps))
-    if tilt is not None and tilt > TILT_DEG:
-        problems.append(_tilted(stack, tilt))
-    elif not gaps and not doubles:
-        problems.extend(_scattered(stack))
-    return tuple(problems)
+        return (_doubled(stack, doubles),)
+    tilt = tilt_of(stack) or 0.0
+    problems = [_tilted(stack, tilt)] if tilt > _LARGEST_TILT_DEG else []
+    return (*problems, *_too_far_apart(stack), *_sideways(stack))
+
+
+def irregularities(stack: Stack, gaps: tuple[Gap, ...]) -> tuple[str, ...]:
+    """How slices that are a volume differ from an even, upright stack."""
+    found = [_missing(stack, gaps)] if gaps else []
+    if _is_tilted(stack):
+        found.append(_tilted(stack, tilt_of(stack) or 0.0))
+    if _is_uneven(stack) and not gaps:
+        apart = np.diff(stack.along)
+        off = _off_even_mm(stack)
+        worst = int(off.argmax())
+        found.append(
+            f"unevenly spaced slices, {apart.min():.2f} to {apart.max():.2f} mm apart: "
+            f"{stack.at(float(stack.along[worst]))} ({stack.slices[worst].file}) is "
+            f"{off[worst]:.2f} mm off its even place"
+        )
+    return tuple(found)
+
+
+def _is_tilted(stack: Stack) -> bool:
+    return (tilt_of(stack) or 0.0) > TILT_DEG
+
+
+def _is_uneven(stack: Stack) -> bool:
+    step = (stack.along[-1] - stack.along[0]) / max(1, len(stack.slices) - 1)
+    return bool(_off_even_mm(stack).max() > EVEN_SHARE * step)
+
+
+def _off_even_mm(stack: Stack) -> Vectors:
+    """Distance of each slice from its place in an even stack, along the normal."""
+    even = np.linspace(stack.along[0], stack.along[-1], len(stack.slices))
+    return np.asarray(np.abs(stack.along - even))
 
 
 def _doubled(stack: Stack, doubles: tuple[float, ...]) -> str:
@@ -233,32 +269,34 @@ def _tilted(stack: Stack, tilt: float) -> str:
     )
 
 
-def _scattered(stack: Stack) -> list[str]:
-    """Slices off their place in an even stack, along the normal or sideways."""
-    count = len(stack.slices)
-    share = np.linspace(0.0, 1.0, count)[:, None]
-    even = stack.places[0] * (1 - share) + stack.places[-1] * share
-    off = stack.places - even
-    along = np.abs(off @ stack.normal)
+def _too_far_apart(stack: Stack) -> list[str]:
+    apart = np.diff(stack.along)
+    allowed = max(LARGEST_GAP_MM, (2 - _WHOLE_SHARE) * float(np.median(apart)))
+    far = np.flatnonzero(apart > allowed)
+    listed = [
+        f"{apart[n]:.2f} mm between {stack.at(float(stack.along[n]))} ({stack.slices[n].file}) "
+        f"and {stack.at(float(stack.along[n + 1]))} ({stack.slices[n + 1].file})"
+        for n in far[:_LISTED]
+    ]
+    if not listed:
+        return []
+    return [f"gaps over the {LARGEST_GAP_MM:g} mm that are bridged: " + _list(listed, len(far))]
+
+
+def _sideways(stack: Stack) -> list[str]:
+    """Slices off the line from the first to the last, across it."""
+    run = stack.places[-1] - stack.places[0]
+    share = (stack.along - stack.along[0]) / max(stack.along[-1] - stack.along[0], 1e-6)
+    off = stack.places - stack.places[0] - share[:, None] * run
     sideways = np.linalg.norm(off - np.outer(off @ stack.normal, stack.normal), axis=1)
-    step = (stack.along[-1] - stack.along[0]) / max(1, count - 1)
     pixel = min(stack.slices[0].pixel_spacing_mm or (0.0,))
-    problems = []
-    if along.max() > EVEN_SHARE * step:
-        worst = int(along.argmax())
-        apart = np.diff(stack.along)
-        problems.append(
-            f"unevenly spaced slices, {apart.min():.2f} to {apart.max():.2f} mm apart: "
-            f"{stack.at(float(stack.along[worst]))} ({stack.slices[worst].file}) is "
-            f"{along[worst]:.2f} mm off its even place"
-        )
-    if sideways.max() > _SIDEWAYS_PIXELS * pixel:
-        worst = int(sideways.argmax())
-        problems.append(
-            f"slices shifted sideways: {stack.at(float(stack.along[worst]))} "
-            f"({stack.slices[worst].file}) by {sideways[worst]:.2f} mm"
-        )
-    return problems
+    if sideways.max() <= _SIDEWAYS_PIXELS * pixel:
+        return []
+    worst = int(sideways.argmax())
+    return [
+        f"slices shifted sideways: {stack.at(float(stack.along[worst]))} "
+        f"({stack.slices[worst].file}) by {sideways[worst]:.2f} mm"
+    ]
 
 
 def mixed(headers: list[Header]) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def gather(
         found[organ.key] = OrganEvidence(
             organ=organ,
             voxels=voxels,
-            volume_ml=voxels * survey.geometry.voxel_ml,
+            volume_ml=float(survey.volume_ml[counted].sum()),
             faces=(*faces, *((CIRCLE,) if circle_mm2 > 0 else ())),
             edge_share=min(1.0, (edge_mm2.sum() + circle_mm2) / max(surface_mm2, 1e-9)),
             span_mm=_span_mm(survey, counted) if voxels else None,

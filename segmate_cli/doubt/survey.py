@@ -48,6 +48,7 @@ class Survey:
     Attributes:
         geometry: The scan's.
         voxels: Voxels of each value.
+        volume_ml: Of each value; of uneven slices each by its own extent.
         surface_mm2: Area of the voxel faces between a value and others, edges included.
         edge_mm2: (values, 6) area on each face of the scan, in the order of FACES.
         circle_mm2: Area on the circle that the slices' shorter side goes round; 0 where slices are
@@ -58,6 +59,7 @@ class Survey:
 
     geometry: Geometry
     voxels: FloatArray
+    volume_ml: FloatArray
     surface_mm2: FloatArray
     edge_mm2: FloatArray
     circle_mm2: FloatArray
@@ -111,6 +113,8 @@ class Surveyor:
         # Areas of a voxel's faces across k, j and i.
         self._areas = (j_mm * i_mm, k_mm * i_mm, k_mm * j_mm)
         self._voxels = np.zeros(self._n)
+        self._slice_ml = None if geometry.places_mm is None else geometry.slice_voxel_ml
+        self._uneven_ml = np.zeros(self._n)
         self._surface = np.zeros(self._n)
         self._edge = np.zeros((6, self._n))  # low and high end of k, j and i
         self._circle = np.zeros(self._n)
@@ -136,6 +140,8 @@ class Surveyor:
             across = self._rows[rows] * self._columns[columns]
             counted = self._counted(values, across)
             self._voxels += counted
+            if self._slice_ml is not None:
+                self._uneven_ml += counted * self._slice_ml[k]
             for end, outermost in enumerate((0, self._geometry.shape[0] - 1)):
                 if k == outermost:
                     self._face(end, self._areas[0] * counted)
@@ -184,9 +190,11 @@ class Surveyor:
         for axis, letter in enumerate(self._geometry.directions):
             for end, own in enumerate((_OPPOSITE[letter], letter)):
                 edge[:, FACES.index(_FACE_OF[own])] += self._edge[2 * axis + end]
+        even_ml = self._voxels * self._geometry.voxel_ml
         return Survey(
             geometry=self._geometry,
             voxels=self._voxels,
+            volume_ml=even_ml if self._slice_ml is None else self._uneven_ml,
             surface_mm2=self._surface,
             edge_mm2=edge,
             circle_mm2=self._circle,

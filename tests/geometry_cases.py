@@ -1,0 +1,244 @@
+"""Made series of any orientation, tilt, gaps and steps, whose organ is known in millimetres.
+
+A case goes from DICOM files through segmate and a network that only looks at HU; what comes back
+is compared with the shape itself. `tests/test_dicom_uneven.py` runs some; for many:
+
+    python tests/geometry_cases.py 2000
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from conftest import write_bundle
+from dicom_maker import Recipe, make_series, position_of
+
+from segmate_cli.bundle import open_bundle
+from segmate_cli.dicom import choose_series, find_series, read_series
+from segmate_cli.engines import LoadedModel, load_model
+from segmate_cli.measurement import measure
+from segmate_cli.pipeline import predict
+from segmate_cli.upright import Upright, evened, on_slices
+from segmate_cli.volume import Labels
+
+MODEL_MM = 3.0
+X, Y, Z = np.eye(3)
+_SIGNED = [sign * axis for axis in (X, Y, Z) for sign in (1, -1)]
+# The 24 pairs of row and column directions; with tilt to either side, 48.
+PLANES = [(tuple(r), tuple(c)) for r, c in itertools.product(_SIGNED, _SIGNED) if not r @ c]
+_CENTRES = np.array([[0.0, 0.0, 0.0], [46.0, 14.0, 10.0], [8.0, -38.0, 34.0]])
+_AXES = np.array([[48.0, 34.0, 42.0], [22.0, 26.0, 20.0], [18.0, 16.0, 24.0]])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One series.
+
+    Attributes:
+        plane: Number in PLANES.
+        tilt_deg: Of the slices against their stack, towards the columns or away from them.
+        steps_mm: Between one slice and the next.
+        left_out: Slices that are missing.
+        pixel_mm: Between rows and between columns.
+        slopes: Whether each slice has a rescale slope of its own.
+        seed: Of the files' order.
+    """
+
+    plane: int
+    tilt_deg: float
+    steps_mm: tuple[float, ...]
+    left_out: tuple[int, ...]
+    pixel_mm: tuple[float, float]
+    slopes: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """How far a case is off.
+
+    Attributes:
+        worst: Farthest voxel that is wrong from the shape's surface, over what is allowed: half a
+            voxel of the scan and half a voxel of the model along each axis.
+        volume: Measured over true.
+        moved_mm: Largest coordinate of the way from the true centre to the one found.
+    """
+
+    worst: float
+    volume: float
+    moved_mm: float
+
+
+def make_case(number: int) -> Case:
+    """The n-th case; 48 in a row are in all orientations."""
+    random_ = random.Random(number)
+    kind = random_.choice(("even", "gaps", "uneven", "jitter", "two steps"))
+    step = random_.uniform(2.0, 4.0)
+    steps = [step] * round(170 / step)
+    left_out: set[int] = set()
+    if kind == "uneven":
+        steps = [random_.uniform(0.6, 1.4) * step for _ in steps]
+    elif kind == "jitter":
+        steps = [random_.uniform(0.85, 1.15) * step for _ in steps]
+    elif kind == "two steps":
+        steps[: len(steps) // 3] = [2 * step] * (len(steps) // 6)
+    elif kind == "gaps":
+        for _ in range(random_.randint(1, 3)):
+            first = random_.randrange(2, len(steps) - 4)
+            left_out |= set(range(first, first + random_.randint(1, 2)))
+    tilt = random_.choice((0.0, random_.uniform(0.2, 25.0))) * (1 if number % 48 < 24 else -1)
+    return Case(
+        plane=number % 24,
+        tilt_deg=tilt,
+        steps_mm=tuple(round(each, 3) for each in steps),
+        left_out=tuple(sorted(left_out)),
+        pixel_mm=(random_.choice((2.0, 2.5)), random_.choice((2.0, 2.5))),
+        slopes=random_.random() < 0.3,
+        seed=number,
+    )
+
+
+def distance_mm(points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """About the signed distance from the shape's surface, negative inside, of (..., 3) LPS mm."""
+    found = np.full(points_mm.shape[:-1], np.inf)
+    for centre, axes in zip(_CENTRES, _AXES, strict=True):
+        away = points_mm - centre
+        scaled = np.linalg.norm(away / axes, axis=-1)
+        slope = np.linalg.norm(away / axes**2, axis=-1)
+        found = np.minimum(found, scaled * (scaled - 1.0) / np.maximum(slope, 1e-3))
+    return found
+
+
+def true_ml() -> float:
+    """Volume of the shape."""
+    step = 0.8
+    axis = np.arange(-64.0, 74.0, step) + step / 2
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    return float(np.count_nonzero(distance_mm(points) < 0) * step**3 / 1000)
+
+
+def recipe_of(case: Case) -> Recipe:
+    """The series around the shape."""
+    row, column = (np.array(each) for each in PLANES[case.plane])
+    positions = np.concatenate([[0.0], np.cumsum(case.steps_mm)])
+    lean = np.tan(np.radians(case.tilt_deg))
+    shape = (len(positions), round(150 / case.pixel_mm[0]), round(150 / case.pixel_mm[1]))
+    shape = (shape[0], shape[1] + round(abs(lean) * 170 / case.pixel_mm[0]), shape[2])
+    middle = positions[-1] / 2
+    origin = np.array([14.0, 0.0, 6.0]) - np.cross(row, column) * middle
+    origin = origin - row * case.pixel_mm[1] * (shape[2] - 1) / 2
+    origin = origin - column * (case.pixel_mm[0] * (shape[1] - 1) / 2 + lean * middle)
+    slopes: Any = 1.0
+    if case.slopes:
+        slopes = [1.0 + 0.25 * (k % 3) for k in range(shape[0])]
+    return Recipe(
+        shape=shape,
+        row=tuple(row),
+        column=tuple(column),
+        origin=tuple(origin),
+        step_mm=float(np.median(case.steps_mm)),
+        positions_mm=tuple(positions),
+        tilt_deg=case.tilt_deg,
+        leave_out=case.left_out,
+        pixel_mm=case.pixel_mm,
+        slope=slopes,
+        series=case.seed + 1,
+    )
+
+
+def centres_mm(recipe: Recipe) -> npt.NDArray[np.float64]:
+    """LPS millimetres of every voxel, (k, j, i, 3), by the recipe alone."""
+    j = np.arange(recipe.shape[1])[:, None, None] * recipe.pixel_mm[0] * np.array(recipe.column)
+    i = np.arange(recipe.shape[2])[:, None] * recipe.pixel_mm[1] * np.array(recipe.row)
+    return np.stack([position_of(recipe, k) + j + i for k in range(recipe.shape[0])])
+
+
+def run_case(case: Case, folder: Path, model: LoadedModel, whole_ml: float) -> Result:
+    """Make a case's series, segment it, compare.
+
+    Raises:
+        ValueError: An even grid that does not give the labels back.
+    """
+    recipe = recipe_of(case)
+    distance = distance_mm(centres_mm(recipe))
+    # As partial volume blurs it over some millimetres: the surface lies at -300 HU.
+    hu = np.rint(np.clip(-300 - 175 * distance, -1000, 400)).astype(np.int16)
+    make_series(folder, recipe, hu)
+    finding = find_series(folder)
+    labels = predict(read_series(finding, choose_series(finding)), model)
+    kept = [k for k in range(recipe.shape[0]) if k not in case.left_out]
+    found, distance = labels.values == 1, distance[kept]
+    wrong = found != (distance < 0)
+    apart = np.diff(np.array(recipe.positions_mm)[kept]).max()
+    sizes = np.array([apart, *case.pixel_mm])
+    allowed_mm = np.linalg.norm(sizes / 2 + MODEL_MM / 2)
+    _check_even(labels)
+    weights = labels.geometry.slice_extents_mm[:, None, None]
+    points = centres_mm(recipe)[kept]
+    found_at, true_at = (
+        (points * (mask * weights)[..., None]).sum(axis=(0, 1, 2)) / (mask * weights).sum()
+        for mask in (found, distance < 0)
+    )
+    (stats,) = measure(labels)
+    return Result(
+        float(np.abs(distance[wrong]).max(initial=0.0) / allowed_mm),
+        (stats.volume_ml or 0.0) / whole_ml,
+        float(np.abs(found_at - true_at).max()),
+    )
+
+
+def _check_even(labels: Labels) -> None:
+    """The even grid of a file holds the same labels, and nothing else."""
+    if labels.geometry.places_mm is None:
+        return
+    even = evened(labels)
+    values = np.stack(list(even.planes()))
+    back = on_slices(Labels(values, even.geometry, labels.organs), labels.geometry)
+    if not np.array_equal(back.values, labels.values):
+        raise ValueError("the even grid does not give the labels back")
+    grid = Upright.of(labels.geometry).even
+    if sorted(set(grid.slices)) != list(range(labels.geometry.shape[0])):
+        raise ValueError("a slice has no plane on the even grid")
+
+
+def identity_model(folder: Path) -> LoadedModel:
+    """A network that says what is denser than -300 HU."""
+    grid = {"spacing_mm": [MODEL_MM] * 3, "directions": ["S", "P", "L"]}
+    bundle = write_bundle(
+        folder,
+        preprocessing__grid=grid,
+        preprocessing__neighbours_mm=[-MODEL_MM, 0.0, MODEL_MM],
+    )
+    return load_model(open_bundle(bundle), threads=1)
+
+
+def main(count: int) -> None:
+    """Run many cases and print the worst of them."""
+    whole_ml = true_ml()
+    results: list[tuple[Case, Result]] = []
+    with tempfile.TemporaryDirectory() as place:
+        model = identity_model(Path(place) / "model")
+        for number in range(count):
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                case = make_case(number)
+                results.append((case, run_case(case, Path(folder), model, whole_ml)))
+    worst = max(results, key=lambda pair: pair[1].worst)
+    volume = max(results, key=lambda pair: abs(pair[1].volume - 1))
+    moved = max(results, key=lambda pair: pair[1].moved_mm)
+    print(f"{count} cases, {sum(bool(case.tilt_deg) for case, _ in results)} of them tilted,")
+    print(f"{sum(bool(case.left_out) for case, _ in results)} with gaps")
+    print(f"farthest wrong voxel / allowed: {worst[1].worst:.3f} {worst[0]}")
+    print(f"volume / true: {volume[1].volume:.4f} {volume[0]}")
+    print(f"centre moved: {moved[1].moved_mm:.3f} mm {moved[0]}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
