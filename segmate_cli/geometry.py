@@ -29,7 +29,7 @@ ScalarT = TypeVar("ScalarT", bound=np.generic)
 _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 _LETTER_OF = {value: letter for letter, value in _LETTERS.items()}
 # Rounded headers differ from each other by less; a real difference moves a voxel by more.
-_SAME_GRID_MM = 0.05
+SAME_GRID_MM = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Geometry:
         points = np.asarray(index, dtype=np.float64)
         if self.places_mm is None:
             return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3])
-        return self._place_at(points[..., 0]) + points[..., 1:] @ self.affine[:3, 1:3].T
+        return np.asarray(self._place_at(points[..., 0]) + points[..., 1:] @ self.affine[:3, 1:3].T)
 
     def to_index(self, points_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Indices (..., 3), as (k, j, i), of LPS millimetres; the inverse of ``to_lps_mm``."""
@@ -152,10 +152,9 @@ class Geometry:
             return np.asarray((points - self.affine[:3, 3]) @ inverse.T)
         along = self.places_mm @ self.normal
         # Beyond the ends by mean steps, so that what lies outside is seen to.
-        ends = along[0] - self.spacing_mm[0], along[-1] + self.spacing_mm[0]
-        k = np.interp(
-            points @ self.normal, [ends[0], *along, ends[1]], np.arange(-1, len(along) + 1)
-        )
+        step_mm = self.spacing_mm[0]
+        known = np.concatenate([[along[0] - step_mm], along, [along[-1] + step_mm]])
+        k = np.asarray(np.interp(points @ self.normal, known, np.arange(-1, len(along) + 1)))
         inside = (points - self._place_at(k)) @ np.linalg.pinv(self.affine[:3, 1:3]).T
         return np.concatenate([k[..., None], inside], axis=-1)
 
@@ -197,7 +196,7 @@ class Geometry:
 
     def same_as(self, other: Geometry) -> bool:
         """Whether both grids have their voxels at the same places."""
-        return self.difference_mm(other) < _SAME_GRID_MM
+        return self.difference_mm(other) < SAME_GRID_MM
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.geometry import Geometry, ScalarT
+from segmate_cli.geometry import SAME_GRID_MM, Geometry, ScalarT
 from segmate_cli.organs import Organ
 from segmate_cli.volume import LabelMap, Labels, LabelValues, Source
 
@@ -179,17 +179,32 @@ def evened(labels: LabelMap) -> LabelMap:
 
 
 def on_slices(labels: Labels, slices: Geometry | None) -> Labels:
-    """Put a label map of an even grid back on the uneven slices that it was laid over.
+    """Put a label map back on the uneven slices that it was made of.
 
     Args:
-        labels: What a file held.
-        slices: Where the slices lie. None, an even stack, and slices that the label map was not
-            laid over change nothing.
+        labels: What a file held: an even grid over the slices, or the slices themselves, of which
+            the file knows the places of those alone that have labels.
+        slices: Where the slices lie. None, an even stack, and slices of another label map change
+            nothing.
     """
-    if slices is None or slices.places_mm is None or labels.geometry.places_mm is not None:
+    if slices is None or slices.places_mm is None:
         return labels
-    grid = Upright.of(slices).even
-    if not grid.geometry.same_as(labels.geometry):
-        return labels
-    values = grid.back(labels.values)
+    values = labels.values
+    if not _lies_on(labels, slices):
+        grid = Upright.of(slices).even
+        if not grid.geometry.same_as(labels.geometry):
+            return labels
+        values = grid.back(values)
     return Labels(values, slices, labels.organs, labels.source, labels.run)
+
+
+def _lies_on(labels: Labels, slices: Geometry) -> bool:
+    """Whether all that is labelled lies on the slices, whatever is known of the empty ones."""
+    if labels.geometry.shape != slices.shape:
+        return False
+    used = [k for k, plane in enumerate(labels.values) if plane.any()]
+    corners = np.array(
+        [(k, j, i) for k in used for j in (0, slices.shape[1]) for i in (0, slices.shape[2])]
+    )
+    off = labels.geometry.to_lps_mm(corners) - slices.to_lps_mm(corners)
+    return bool(np.linalg.norm(off, axis=-1).max(initial=0.0) < SAME_GRID_MM)

@@ -110,13 +110,11 @@ class Made:
     series_uid: str
 
 
-def make_series(
-    folder: Path, recipe: Recipe | None = None, hu: npt.NDArray[np.int16] | None = None
-) -> Made:
+def make_series(folder: Path, recipe: Recipe | None = None) -> Made:
     """Write a series into a folder, which is made where it is missing."""
     recipe = recipe or Recipe()
     folder.mkdir(parents=True, exist_ok=True)
-    hu = asymmetric(recipe.shape) if hu is None else hu
+    hu = asymmetric(recipe.shape)
     order = [k for k in range(recipe.shape[0]) if k not in recipe.leave_out]
     if recipe.shuffle:
         np.random.default_rng(recipe.series).shuffle(order)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import random
+import struct
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from conftest import write_bundle
-from dicom_maker import Recipe, make_series, position_of
+from dicom_maker import CT_CLASS, EXPLICIT, UID_ROOT, Recipe, position_of
 
 from segmate_cli.bundle import open_bundle
 from segmate_cli.dicom import choose_series, find_series, read_series
@@ -29,12 +31,14 @@ from segmate_cli.pipeline import predict
 from segmate_cli.upright import Upright, evened, on_slices
 from segmate_cli.volume import Labels
 
-MODEL_MM = 3.0
+MODEL_MM = 1.25
 X, Y, Z = np.eye(3)
 _SIGNED = [sign * axis for axis in (X, Y, Z) for sign in (1, -1)]
 # The 24 pairs of row and column directions; with tilt to either side, 48.
 PLANES = [(tuple(r), tuple(c)) for r, c in itertools.product(_SIGNED, _SIGNED) if not r @ c]
 _CENTRES = np.array([[0.0, 0.0, 0.0], [46.0, 14.0, 10.0], [8.0, -38.0, 34.0]])
+# Of 0.25 mm voxels whose centres lie inside.
+TRUE_ML = 349.646
 _AXES = np.array([[48.0, 34.0, 42.0], [22.0, 26.0, 20.0], [18.0, 16.0, 24.0]])
 
 
@@ -69,11 +73,15 @@ class Result:
         worst: Farthest voxel that is wrong from the shape's surface, over what is allowed: half a
             voxel of the scan and half a voxel of the model along each axis.
         volume: Measured over true.
+        mixed: Whether labels were decided on the scan's own slices, from scores mixed between the
+            model's. Else slices take the nearest of the model's, whose steps beat with theirs, so
+            that a shape can grow or shrink by half a voxel at both ends.
         moved_mm: Largest coordinate of the way from the true centre to the one found.
     """
 
     worst: float
     volume: float
+    mixed: bool
     moved_mm: float
 
 
@@ -117,14 +125,6 @@ def distance_mm(points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return found
 
 
-def true_ml() -> float:
-    """Volume of the shape."""
-    step = 0.8
-    axis = np.arange(-64.0, 74.0, step) + step / 2
-    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-    return float(np.count_nonzero(distance_mm(points) < 0) * step**3 / 1000)
-
-
 def recipe_of(case: Case) -> Recipe:
     """The series around the shape."""
     row, column = (np.array(each) for each in PLANES[case.plane])
@@ -154,6 +154,53 @@ def recipe_of(case: Case) -> Recipe:
     )
 
 
+def write_series(folder: Path, recipe: Recipe, hu: npt.NDArray[np.int16]) -> None:
+    """Write the series as `make_series` does, with few attributes but ten times as fast."""
+    order = [k for k in range(recipe.shape[0]) if k not in recipe.leave_out]
+    random.Random(recipe.series).shuffle(order)
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, k in enumerate(order):
+        slope = recipe.slope[k] if isinstance(recipe.slope, list) else 1.0
+        stored = np.rint((hu[k] + 1024.0) / slope).astype("<i2")
+        (folder / f"file{n}").write_bytes(_file(recipe, k, slope, stored))
+
+
+def _file(recipe: Recipe, k: int, slope: float, stored: npt.NDArray[np.int16]) -> bytes:
+    uid = f"{UID_ROOT}{recipe.series}"
+    numbers = (stored.shape[0], stored.shape[1], 16, 16, 15, 1)
+    tags = (0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103)
+    elements = {
+        0x00080008: ("CS", r"ORIGINAL\PRIMARY\AXIAL"),
+        0x00080016: ("UI", CT_CLASS),
+        0x00080018: ("UI", f"{uid}.{k + 1}"),
+        0x00080060: ("CS", "CT"),
+        0x0020000D: ("UI", f"{UID_ROOT}9"),
+        0x0020000E: ("UI", uid),
+        0x00200032: ("DS", _decimals(position_of(recipe, k))),
+        0x00200037: ("DS", _decimals((*recipe.row, *recipe.column))),
+        0x00200052: ("UI", f"{UID_ROOT}8"),
+        0x00280030: ("DS", _decimals(recipe.pixel_mm)),
+        0x00281052: ("DS", "-1024"),
+        0x00281053: ("DS", f"{slope:g}"),
+        **{tag: ("US", struct.pack("<H", n)) for tag, n in zip(tags, numbers, strict=True)},
+    }
+    start = bytes(128) + b"DICM" + _element(0x00020010, "UI", EXPLICIT)
+    body = b"".join(_element(tag, *elements[tag]) for tag in sorted(elements))
+    return start + body + _element(0x7FE00010, "OW", stored.tobytes())
+
+
+def _decimals(values: Iterable[float]) -> str:
+    return "\\".join(f"{value:.8g}" for value in values)
+
+
+def _element(tag: int, kind: str, value: str | bytes) -> bytes:
+    data = value if isinstance(value, bytes) else value.encode()
+    data += (b"\0" if kind == "UI" else b" ") * (len(data) % 2)
+    start = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + kind.encode()
+    long = struct.pack("<HL", 0, len(data)) if kind == "OW" else struct.pack("<H", len(data))
+    return start + long + data
+
+
 def centres_mm(recipe: Recipe) -> npt.NDArray[np.float64]:
     """LPS millimetres of every voxel, (k, j, i, 3), by the recipe alone."""
     j = np.arange(recipe.shape[1])[:, None, None] * recipe.pixel_mm[0] * np.array(recipe.column)
@@ -161,7 +208,7 @@ def centres_mm(recipe: Recipe) -> npt.NDArray[np.float64]:
     return np.stack([position_of(recipe, k) + j + i for k in range(recipe.shape[0])])
 
 
-def run_case(case: Case, folder: Path, model: LoadedModel, whole_ml: float) -> Result:
+def run_case(case: Case, folder: Path, model: LoadedModel) -> Result:
     """Make a case's series, segment it, compare.
 
     Raises:
@@ -171,7 +218,7 @@ def run_case(case: Case, folder: Path, model: LoadedModel, whole_ml: float) -> R
     distance = distance_mm(centres_mm(recipe))
     # As partial volume blurs it over some millimetres: the surface lies at -300 HU.
     hu = np.rint(np.clip(-300 - 175 * distance, -1000, 400)).astype(np.int16)
-    make_series(folder, recipe, hu)
+    write_series(folder, recipe, hu)
     finding = find_series(folder)
     labels = predict(read_series(finding, choose_series(finding)), model)
     kept = [k for k in range(recipe.shape[0]) if k not in case.left_out]
@@ -190,9 +237,15 @@ def run_case(case: Case, folder: Path, model: LoadedModel, whole_ml: float) -> R
     (stats,) = measure(labels)
     return Result(
         float(np.abs(distance[wrong]).max(initial=0.0) / allowed_mm),
-        (stats.volume_ml or 0.0) / whole_ml,
+        (stats.volume_ml or 0.0) / TRUE_ML,
+        _is_axial(case),
         float(np.abs(found_at - true_at).max()),
     )
+
+
+def _is_axial(case: Case) -> bool:
+    row, column = PLANES[case.plane]
+    return bool(abs(np.cross(row, column)[2]) > 0.5)
 
 
 def _check_even(labels: Labels) -> None:
@@ -216,27 +269,28 @@ def identity_model(folder: Path) -> LoadedModel:
         folder,
         preprocessing__grid=grid,
         preprocessing__neighbours_mm=[-MODEL_MM, 0.0, MODEL_MM],
+        preprocessing__resampling={"labels": "scores"},
     )
     return load_model(open_bundle(bundle), threads=1)
 
 
 def main(count: int) -> None:
     """Run many cases and print the worst of them."""
-    whole_ml = true_ml()
     results: list[tuple[Case, Result]] = []
     with tempfile.TemporaryDirectory() as place:
         model = identity_model(Path(place) / "model")
         for number in range(count):
             with tempfile.TemporaryDirectory(dir=place) as folder:
                 case = make_case(number)
-                results.append((case, run_case(case, Path(folder), model, whole_ml)))
-    worst = max(results, key=lambda pair: pair[1].worst)
-    volume = max(results, key=lambda pair: abs(pair[1].volume - 1))
-    moved = max(results, key=lambda pair: pair[1].moved_mm)
-    print(f"{count} cases, {sum(bool(case.tilt_deg) for case, _ in results)} of them tilted,")
+                results.append((case, run_case(case, Path(folder), model)))
     print(f"{sum(bool(case.left_out) for case, _ in results)} with gaps")
+    worst = max(results, key=lambda pair: pair[1].worst)
     print(f"farthest wrong voxel / allowed: {worst[1].worst:.3f} {worst[0]}")
-    print(f"volume / true: {volume[1].volume:.4f} {volume[0]}")
+    for mixed in (True, False):
+        some = [pair for pair in results if pair[1].mixed == mixed]
+        off = max(some, key=lambda pair: abs(pair[1].volume - 1))
+        print(f"volume / true, mixed {mixed}: {off[1].volume:.4f} {off[0]}")
+    moved = max(results, key=lambda pair: pair[1].moved_mm)
     print(f"centre moved: {moved[1].moved_mm:.3f} mm {moved[0]}")
 
 

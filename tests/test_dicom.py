@@ -124,14 +124,36 @@ def test_slices_are_sorted_by_position_whatever_names_and_numbers_say(tmp_path: 
     assert volume.source.sop_instance_uids[3] == f"{maker.UID_ROOT}1.4"
 
 
-def test_missing_slices_are_refused_with_their_places(tmp_path: Path) -> None:
+def test_missing_slices_are_told_with_their_places(tmp_path: Path) -> None:
     made = make_series(tmp_path, Recipe(shape=(12, 4, 4), leave_out=(3, 8, 9)))
     series = find_series(tmp_path).series[0]
     assert [(gap.after_mm, gap.missing) for gap in series.gaps] == [(-395.0, 1), (-382.5, 2)]
-    message = refusal(tmp_path, GeometryError)
-    assert "3 missing slices" in message
-    assert f"1 between z = -395.00 mm ({made.files[2]}) and z = -390.00 mm" in message
-    assert f"2 between z = -382.50 mm ({made.files[7]}) and z = -375.00 mm" in message
+    (told,) = series.irregularities
+    assert "3 missing slices" in told
+    assert f"1 between z = -395.00 mm ({made.files[2]}) and z = -390.00 mm" in told
+    assert f"2 between z = -382.50 mm ({made.files[7]}) and z = -375.00 mm" in told
+    volume = load(tmp_path)
+    assert any("3 missing slices" in warning for warning in volume.warnings)
+    np.testing.assert_array_equal(volume.hu, np.delete(made.hu, (3, 8, 9), axis=0))
+
+
+def test_gaps_that_are_too_large_are_refused_with_their_places(tmp_path: Path) -> None:
+    made = make_series(tmp_path, Recipe(shape=(14, 4, 4), leave_out=range(3, 13)))
+    make_series(tmp_path / "b", Recipe(shape=(30, 4, 4), leave_out=range(3, 13)))
+    message = refusal(tmp_path / "b", GeometryError)
+    assert "gaps over the 25 mm that are bridged: 27.50 mm between z = -395.00 mm" in message
+    (tmp_path / made.files[13]).unlink()
+    assert "gaps over" in refusal(tmp_path, InputError)
+
+
+def test_gaps_beside_damaged_files_are_not_bridged(tmp_path: Path) -> None:
+    made = make_series(tmp_path, Recipe(shape=(8, 4, 4)))
+    (tmp_path / made.files[3]).write_bytes((tmp_path / made.files[3]).read_bytes()[:200])
+    message = refusal(tmp_path, UnreadableError)
+    assert "1 missing slice" in message
+    assert made.files[3] in message
+    (tmp_path / made.files[3]).unlink()
+    assert load(tmp_path).hu.shape[0] == 7
 
 
 def test_doubled_slices_are_refused_with_their_places(tmp_path: Path) -> None:
@@ -154,10 +176,23 @@ def test_a_copied_file_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("degrees", [0.2, 12.0, 25.0])
-def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path: Path, degrees: float) -> None:
-    make_series(tmp_path, Recipe(shape=(20, 4, 4), tilt_deg=degrees))
-    assert find_series(tmp_path).series[0].tilt_deg == pytest.approx(degrees, abs=0.01)
-    assert f"tilted by {degrees:.2f} degrees" in refusal(tmp_path, GeometryError)
+def test_a_tilted_gantry_keeps_its_slices_places(tmp_path: Path, degrees: float) -> None:
+    recipe = Recipe(shape=(20, 4, 4), tilt_deg=degrees)
+    made = make_series(tmp_path, recipe)
+    (series,) = find_series(tmp_path).series
+    assert series.tilt_deg == pytest.approx(degrees, abs=0.01)
+    assert f"tilted by {degrees:.2f} degrees" in series.irregularities[0]
+    volume = load(tmp_path)
+    np.testing.assert_array_equal(volume.hu, made.hu)
+    places = [maker.position_of(recipe, k) for k in range(20)]
+    assert volume.geometry.places_mm is not None
+    np.testing.assert_allclose(volume.geometry.places_mm, places, atol=1e-5)
+    assert volume.geometry.voxel_ml == pytest.approx(2.5 * 0.8 * 0.7 / 1000)
+
+
+def test_a_stack_that_leans_too_far_is_refused(tmp_path: Path) -> None:
+    make_series(tmp_path, Recipe(shape=(20, 4, 4), tilt_deg=50.0))
+    assert "tilted by 50.00 degrees" in refusal(tmp_path, GeometryError)
 
 
 def test_rounded_positions_are_no_tilt_and_no_unevenness(tmp_path: Path) -> None:
@@ -173,11 +208,15 @@ def test_rounded_positions_are_no_tilt_and_no_unevenness(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("positions", [(0, 2, 4, 7, 9, 11), (0, 1, 2, 3, 3.6, 4.9)])
-def test_uneven_spacing_is_refused(tmp_path: Path, positions: tuple[float, ...]) -> None:
-    make_series(tmp_path, Recipe(positions_mm=positions))
-    message = refusal(tmp_path, GeometryError)
-    assert "unevenly spaced slices" in message
-    assert " mm off its even place" in message
+def test_uneven_slices_stand_for_what_lies_half_way_to_their_neighbours(
+    tmp_path: Path, positions: tuple[float, ...]
+) -> None:
+    made = make_series(tmp_path, Recipe(positions_mm=positions))
+    volume = load(tmp_path)
+    np.testing.assert_array_equal(volume.hu, made.hu)
+    assert any("unevenly spaced slices" in warning for warning in volume.warnings)
+    faces = [(a + b) / 2 for a, b in itertools.pairwise(positions)]
+    np.testing.assert_allclose(volume.geometry.slice_extents_mm[1:-1], np.diff(faces), atol=1e-5)
 
 
 def test_a_slice_shifted_sideways_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ is clearly the best or the one asked for, `read_series` reads its voxels.
 
 from __future__ import annotations
 
-from segmate_cli.dicom.choice import Choice, choose, choose_series, none_found, series_table
+from segmate_cli.dicom.choice import (
+    Choice,
+    check_damaged,
+    choose,
+    choose_series,
+    none_found,
+    series_table,
+)
 from segmate_cli.dicom.decode import SYNTAX_NAMES
 from segmate_cli.dicom.files import FileList, Place
 from segmate_cli.dicom.finding import Finding, find_series
@@ -38,7 +45,10 @@ __all__ = [
 
 def as_scan(where: Finding | Place, series: SeriesInfo) -> Scan:
     """The series, ready to be read slice by slice; see `segmate_cli.dicom.pixels.as_scan`."""
-    return _as_scan(where.path if isinstance(where, Finding) else where, series)
+    if not isinstance(where, Finding):
+        return _as_scan(where, series)
+    check_damaged(where, series)
+    return _as_scan(where.path, series)
 
 
 def read_series(where: Finding | Place, series: SeriesInfo) -> Volume:

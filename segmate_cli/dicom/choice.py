@@ -75,7 +75,23 @@ def choose(finding: Finding, wanted: str | None = None) -> Choice:
     else:
         choice = Choice(_named(finding, text), "asked for")
     check_fit(finding.path, choice.series)
+    check_damaged(finding, choice.series)
     return choice
+
+
+def check_damaged(finding: Finding, series: SeriesInfo) -> None:
+    """Refuse to bridge gaps that a new copy of a damaged file may close.
+
+    Raises:
+        UnreadableError: There are gaps, and files that cannot be read.
+    """
+    damaged = [(name, reason) for name, reason in finding.skipped if "damaged" in reason]
+    if series.gaps and damaged:
+        name, reason = damaged[0]
+        raise UnreadableError(
+            f"{finding.path}: {series.irregularities[0]}, and {len(damaged)} files are unreadable "
+            f"that may be those, such as {name} ({reason}); copy them again, or take them away."
+        )
 
 
 def series_table(series: Sequence[SeriesInfo]) -> str:

@@ -60,7 +60,8 @@ def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
     """Read a DICOM SEG as a label map; values are segment numbers.
 
     The grid reaches over all slices that the SEG was made on where it lists them in order, as
-    segmate's does, else from its first to its last frame.
+    segmate's does, else from its first to its last frame. Only where it lists them may slices be
+    uneven; those without a frame are then taken to lie evenly between the others.
 
     Args:
         path: The file.
@@ -147,9 +148,17 @@ def _grid(path: Path, seg: Dataset, frames: _Frames) -> tuple[Geometry, npt.NDAr
     if count > 1:
         step = (frames.places[last] - frames.places[first]) / (count - 1)
     off = frames.places - frames.places[first] - planes[:, None] * step
-    if count > _MOST_PLANES or np.linalg.norm(off, axis=1).max() > _EVEN_SHARE * step_mm:
+    even = count <= _MOST_PLANES and np.linalg.norm(off, axis=1).max() <= _EVEN_SHARE * step_mm
+    slices = _slices_listed(seg, frames)
+    agree = slices is not None and len(set(slices - planes)) == 1
+    # Others list the slices that have frames, so that a jump among them is no gap in the scan.
+    if slices is not None and not (even and agree) and seg.get("Manufacturer") == "segmate":
+        return _uneven(seg, frames, slices, len(_listed(seg)))
+    if not even:
         raise GeometryError(f"{path}: its frames form no even stack of slices.")
-    before, total = _slices_around(seg, frames, planes, count)
+    before, total = 0, count
+    if slices is not None and agree:
+        before, total = int(slices[0] - planes[0]), len(_listed(seg))
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = frames.column * frames.pixel_mm[0]
@@ -171,19 +180,47 @@ def _thickness_mm(seg: Dataset) -> float:
     return float(measures.SliceThickness)
 
 
-def _slices_around(
-    seg: Dataset, frames: _Frames, planes: npt.NDArray[np.intp], count: int
-) -> tuple[int, int]:
-    """(source slices below the first frame, all of them), by the SEG's ordered list of sources."""
+def _listed(seg: Dataset) -> list[str]:
+    """SOPInstanceUIDs of the slices that the SEG was made on, in its order."""
     series = seg.get("ReferencedSeriesSequence") or [Dataset()]
     listed = series[0].get("ReferencedInstanceSequence") or []
-    index = {str(item.ReferencedSOPInstanceUID): n for n, item in enumerate(listed)}
+    return [str(item.ReferencedSOPInstanceUID) for item in listed]
+
+
+def _slices_listed(seg: Dataset, frames: _Frames) -> npt.NDArray[np.intp] | None:
+    """Number of each frame's slice among those listed; None where they are not in order."""
+    index = {uid: n for n, uid in enumerate(_listed(seg))}
     if not all(source in index for source in frames.sources):
-        return 0, count
-    before = {index[source] - int(k) for source, k in zip(frames.sources, planes, strict=True)}
-    if len(before) != 1:
-        return 0, count
-    return before.pop(), len(index)
+        return None
+    slices = np.array([index[source] for source in frames.sources], dtype=np.intp)
+    along = frames.places @ np.cross(frames.row, frames.column)
+    order = np.argsort(along, kind="stable")
+    apart, steps = np.diff(along[order]), np.diff(slices[order])
+    in_order = ((apart > _SAME_PLACE_MM) == (steps > 0)) & (steps >= 0)
+    return slices if in_order.all() else None
+
+
+def _uneven(
+    seg: Dataset, frames: _Frames, slices: npt.NDArray[np.intp], total: int
+) -> tuple[Geometry, npt.NDArray[np.intp]]:
+    """The geometry of uneven slices, as far as frames tell of them, and the frames' slices."""
+    known, at = np.unique(slices, return_index=True)
+    places = np.empty((total, 3))
+    for axis in range(3):
+        along = frames.places[at, axis]
+        places[:, axis] = np.interp(np.arange(total), known, along)
+        for end, inner in ((slice(None, known[0]), 0), (slice(known[-1] + 1, None), -2)):
+            # Beyond the frames as far apart as the outermost two.
+            slope = (along[inner + 1] - along[inner]) / (known[inner + 1] - known[inner])
+            nearest = 0 if inner == 0 else -1
+            beyond = np.arange(total)[end] - known[nearest]
+            places[end, axis] = along[nearest] + beyond * slope
+    affine = np.eye(4)
+    affine[:3, 0] = (places[-1] - places[0]) / (total - 1)
+    affine[:3, 1] = frames.column * frames.pixel_mm[0]
+    affine[:3, 2] = frames.row * frames.pixel_mm[1]
+    affine[:3, 3] = places[0]
+    return Geometry(affine, (total, int(seg.Rows), int(seg.Columns)), places), slices
 
 
 def _source(path: Path, seg: Dataset) -> DicomSource | None:
