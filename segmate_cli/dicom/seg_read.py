@@ -152,7 +152,8 @@ def _grid(path: Path, seg: Dataset, frames: _Frames) -> tuple[Geometry, npt.NDAr
     slices = _slices_listed(seg, frames)
     agree = slices is not None and len(set(slices - planes)) == 1
     # Others list the slices that have frames, so that a jump among them is no gap in the scan.
-    if slices is not None and not (even and agree) and seg.get("Manufacturer") == "segmate":
+    own = seg.get("Manufacturer") == "segmate" and frames.step_mm is None
+    if slices is not None and not (even and agree) and own:
         return _uneven(seg, frames, slices, len(_listed(seg)))
     if not even:
         raise GeometryError(f"{path}: its frames form no even stack of slices.")
