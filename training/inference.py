@@ -71,7 +71,7 @@ def averaged_logits(network: nn.Module, slices: Tensor, zooms: tuple[float, ...]
     for zoom in zooms:
         size = [round(side * zoom / _STRIDE) * _STRIDE for side in slices.shape[1:]]
         view = F.interpolate(slices[None], size, mode="bilinear", align_corners=False)[0]
-        logits = slice_logits(network, view, bfloat16=True)
+        logits = slice_logits(network, view)
         shape = tuple(slices.shape[1:])
         logits = F.interpolate(logits, shape, mode="bilinear", align_corners=False)
         total = logits if total is None else total.add_(logits)
