@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segmate_cli.geometry import Geometry
+from segmate_cli.volume import Volume
 from training.cases import ORGANS, PIXEL_MM, Case, CaseInfo, Known, save_case
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -48,6 +50,16 @@ def phantom_case(
         known,
         np.ones(rows, dtype=bool),
     )
+
+
+def phantom_volume(
+    seed: int, spacing_mm: tuple[float, float, float] = (3.0, PIXEL_MM, PIXEL_MM)
+) -> tuple[Volume, Case]:
+    """The same as a scan that the tool takes, and as a case with its labels."""
+    case = phantom_case(seed, spacing_mm)
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(spacing_mm)[::-1]
+    return Volume(case.hu, Geometry(affine, case.hu.shape)), case
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -132,12 +132,12 @@ def _mark_absent(
         absent(THORACIC, slice(0, min(rows[0] for rows in kidneys if rows)))
 
 
-def separate_branches(labels: NDArray[np.uint8], case_id: str) -> None:
+def separate_branches(labels: NDArray[np.uint8], case_id: str, pixel_mm: float = PIXEL_MM) -> None:
     """Relabel, in place, the branches that 3D-IRCADb's ``aorta`` includes as ambiguous."""
     if not case_id.startswith("ircad"):
         return
     aorta = labels == _INDEX["aorta"] + 1
-    reach = round(_BRANCH_MM / PIXEL_MM)
+    reach = round(_BRANCH_MM / pixel_mm)
     disc = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])[None] <= reach + 0.3
     trunk = ndimage.binary_opening(aorta, disc)
     parts, count = ndimage.label(trunk)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -157,6 +157,27 @@ def validate(
     return scores, absent
 
 
+def write_scores(
+    path: Path,
+    facts: dict[str, Any],
+    scores: Sequence[Score],
+    absent: dict[str, dict[str, float]],
+) -> None:
+    """Write scores as JSON, their table beside it, and print the table."""
+    summary = summarise(scores)
+    result = {
+        **facts,
+        "summary": summary,
+        "absent_ml": absent,
+        "scores": [asdict(score) for score in scores],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table(summary) + "\n")
+    print(table(summary))
+    print("absent organs, ml:", json.dumps(absent))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, score, print the table and write it beside the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -181,19 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = (load_case(options.cache / name) for name in names)
     clean = cleaner(options.recipe) if options.recipe else None
     scores, absent = validate(options.checkpoint, cases, clean)
-    summary = summarise(scores)
-    result = {
-        "checkpoint": options.checkpoint.name,
-        "cleaned": clean is not None,
-        "summary": summary,
-        "absent_ml": absent,
-        "scores": [asdict(score) for score in scores],
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    options.output.with_suffix(".md").write_text(table(summary) + "\n")
-    print(table(summary))
-    print("absent organs, ml:", json.dumps(absent))
+    facts = {"checkpoint": options.checkpoint.name, "cleaned": clean is not None}
+    write_scores(options.output, facts, scores, absent)
 
 
 if __name__ == "__main__":
