@@ -24,6 +24,7 @@ _SIGINT_EXIT = 130
 _SIGTERM_EXIT = 143
 _SCAN = "a NIfTI file; a folder, file, .zip or .tar of DICOM; - for a list of files on stdin"
 _FORMATS = ("table", "csv", "tsv", "json")  # report.FORMATS, without importing numpy for --help
+_LOOKS = ("html", "png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,8 +179,11 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("labels", nargs="*", help="label maps; none: their paths are read from stdin")
     add.add_argument("--organs", type=_words, help="only these, such as 'left kidney,liver'")
-    add.add_argument("--format", choices=(*_FORMATS, "dicom-sr"), default="table")
-    add.add_argument("-o", "--output", help="write to this file instead of stdout")
+    add.add_argument("--format", choices=(*_FORMATS, "dicom-sr", *_LOOKS))
+    add.add_argument(
+        *("-o", "--output"),
+        help="write to this file instead of stdout; .html is a page, .png its pictures",
+    )
     add.add_argument("--ct", help="the scan that was segmented; adds mean and SD of HU")
     add.add_argument("--series", help="which series of --ct; default: the one a DICOM SEG names")
     add.add_argument(
@@ -189,6 +193,7 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         "one that the sidecar names",
     )
     add.add_argument("--uid-root", help="root of a DICOM SR's UIDs; default 2.25")
+    add.add_argument("--with-identity", action="store_true", help="name the patient on a page")
     add.add_argument("--labels", dest="table", help="table of label values, .csv, .tsv or .json")
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 

@@ -240,8 +240,16 @@ def report(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite, inputs=tuple(paths))
+    args.format = args.format or _format_of(output)
     if args.format == "dicom-sr":
         return _report_sr(args, paths, output)
+    if args.with_identity and args.format != "html":
+        raise UsageError("--with-identity is about a page; ask for one with -o report.html.")
+    if args.format not in reports.FORMATS:
+        from segmate_cli.look import command
+
+        print(command.write(args, paths, output, args.format))
+        return ExitCode.DONE
     if args.uid_root or args.reference_dicom:
         raise UsageError(
             "--uid-root and --reference-dicom are about a DICOM SR; ask for one with "
@@ -255,6 +263,12 @@ def report(args: Namespace) -> ExitCode:
         table += reports.rows(str(path), stats)
     _deliver(reports.render(table, args.format), output)
     return ExitCode.DONE
+
+
+def _format_of(output: Path | None) -> str:
+    """What an output's suffix asks for, where ``--format`` does not say."""
+    suffix = output.suffix.lower().lstrip(".") if output else ""
+    return suffix if suffix in ("html", "png", "csv", "tsv", "json") else "table"
 
 
 def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:

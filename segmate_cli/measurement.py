@@ -57,7 +57,7 @@ def measure(
         UnknownOrganError: An organ that the label map does not name.
     """
     if ct is not None:
-        _check_grid(labels, ct)
+        check_grid(labels.geometry, ct.geometry)
     known = [organ for _, organ in sorted(labels.organs.items())]
     wanted = known if organs is None else organ_table.select(organs, known)
     tally = Tally(labels.geometry, int(labels.values.max()))
@@ -110,14 +110,18 @@ class Tally:
         return tuple(rows)
 
 
-def _check_grid(labels: Labels, ct: Volume) -> None:
-    apart_mm = labels.geometry.difference_mm(ct.geometry)
-    if labels.geometry.same_as(ct.geometry):
+def check_grid(labels: Geometry, ct: Geometry) -> None:
+    """Refuse a CT on another grid than its label map's.
+
+    Raises:
+        GeometryError: Says how they differ.
+    """
+    if labels.same_as(ct):
         return
-    if labels.geometry.shape != ct.geometry.shape:
-        detail = f"{labels.geometry.shape} voxels against {ct.geometry.shape}"
+    if labels.shape != ct.shape:
+        detail = f"{labels.shape} voxels against {ct.shape}"
     else:
-        detail = f"voxels up to {apart_mm:.1f} mm apart"
+        detail = f"voxels up to {labels.difference_mm(ct):.1f} mm apart"
     raise GeometryError(
         f"the CT does not lie on the label map's grid ({detail}); give the scan that was segmented."
     )

@@ -26,7 +26,15 @@ from segmate_cli import files
 from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError, one_line
 from segmate_cli.geometry import Geometry, geometry_from_ras, ras_affine
 from segmate_cli.organs import Organ, foreign_organ
-from segmate_cli.volume import Hounsfield, LabelMap, Labels, NiftiSource, Scan, Volume
+from segmate_cli.volume import (
+    Hounsfield,
+    LabelMap,
+    Labels,
+    LabelValues,
+    NiftiSource,
+    Scan,
+    Volume,
+)
 
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -60,6 +68,43 @@ class NiftiFile:
     intercept: float
     offset: int
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """A ``LabelMap`` in a file, read slice by slice, as often as it is asked for.
+
+    Attributes:
+        file: Its header.
+        organs: What its values mean.
+    """
+
+    file: NiftiFile
+    organs: dict[int, Organ]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the voxels lie."""
+        return self.file.geometry
+
+    @property
+    def source(self) -> NiftiSource:
+        """The file itself."""
+        return NiftiSource(self.file.path, self.file.header, self.file.ndim)
+
+    @property
+    def run(self) -> None:
+        """Unknown."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The widest that a slice may have."""
+        small = self.file.dtype == np.uint8 and (self.file.slope, self.file.intercept) == (1.0, 0.0)
+        return np.dtype(np.uint8 if small else np.uint16)
+
+    def planes(self) -> Iterator[LabelValues]:
+        """Yield the slices; errors as ``label_planes``."""
+        return label_planes(self.file)
 
 
 def is_nifti_name(path: Path) -> bool:
@@ -162,17 +207,27 @@ def read_labels(file: NiftiFile, names: dict[int, Organ] | None = None) -> Label
         UnreadableError: The file is cut, or holds numbers that are no labels.
     """
     values: npt.NDArray[Any] = np.empty(file.geometry.shape, dtype=np.uint8)
+    for k, plane in enumerate(label_planes(file)):
+        if plane.dtype != np.uint8 and values.dtype == np.uint8:
+            values = values.astype(np.uint16)
+        values[k] = plane
+    found = label_names(file) if names is None else names
+    return Labels(values, file.geometry, found, NiftiSource(file.path, file.header, file.ndim))
+
+
+def label_planes(file: NiftiFile) -> Iterator[LabelValues]:
+    """Yield a label map's slices k = 0, 1, ... as uint8, or uint16 where a slice needs it.
+
+    Raises:
+        UnreadableError: The file is cut, or holds numbers that are no labels.
+    """
     for k, raw in enumerate(_slices(file)):
         if not np.isfinite(raw).all() or raw.min() < 0 or raw.max() > 65535 or (raw % 1).any():
             raise UnreadableError(
                 f"{file.path}: slice {k} holds numbers that are no labels (whole, 0 to 65535); "
                 "is it a scan? Give a label map."
             )
-        if raw.max() > 255 and values.dtype == np.uint8:
-            values = values.astype(np.uint16)
-        values[k] = raw
-    found = label_names(file) if names is None else names
-    return Labels(values, file.geometry, found, NiftiSource(file.path, file.header, file.ndim))
+        yield raw.astype(np.uint8 if raw.max() <= 255 else np.uint16)
 
 
 def label_names(file: NiftiFile) -> dict[int, Organ]:

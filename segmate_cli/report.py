@@ -114,11 +114,16 @@ def _shown(name: str, row: dict[str, Any]) -> str:
     if name == "volume_ml":
         if value is None:
             return "not in view" if row["status"] == "absent" else "not found"
-        shown = f"{value:.1f}" if value >= _LEAST_SHOWN_ML else f"<{_LEAST_SHOWN_ML}"
-        return f">={shown}" if row["is_lower_bound"] else shown
+        return volume_text(value, row["is_lower_bound"])
     if name in ("mean_hu", "sd_hu"):
         return "-" if value is None else f"{value:.1f}"
     return cell(value)
+
+
+def volume_text(volume_ml: float, is_lower_bound: bool = False) -> str:
+    """A volume that was found, for people."""
+    shown = f"{volume_ml:.1f}" if volume_ml >= _LEAST_SHOWN_ML else f"<{_LEAST_SHOWN_ML}"
+    return f">={shown}" if is_lower_bound else shown
 
 
 def cell(value: Any) -> str:

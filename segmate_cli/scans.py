@@ -21,9 +21,10 @@ from segmate_cli.errors import (
     UnreadableError,
     UsageError,
 )
+from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.measurement import OrganStats, measure
-from segmate_cli.organs import foreign_organ
+from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.upright import evened, on_slices
 from segmate_cli.volume import DicomSource, LabelMap, Labels, NiftiSource, Scan, Source, Volume
 
@@ -103,6 +104,27 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
         from segmate_cli.dicom.seg_read import read_seg
 
         return read_seg(path, read_label_table(Path(table)) if table else None)
+    file, names = _named_nifti(path, table)
+    labels = nifti.read_labels(file, names)
+    unnamed = {value for value in _values(labels) if value not in names}
+    full = {**names, **{value: foreign_organ(f"label_{value}", value) for value in unnamed}}
+    return Labels(labels.values, labels.geometry, full, labels.source)
+
+
+def open_labels(path: str | Path, table: str | Path | None = None) -> LabelMap:
+    """A label map whose slices are read as they are asked for; errors as ``load_labels``.
+
+    Values without a name are not among its organs. A DICOM SEG is read at once.
+    """
+    path = Path(path)
+    if is_dicom_name(path) or not files.exists(path):
+        return load_labels(path, table)
+    file, names = _named_nifti(path, table)
+    return nifti.LabelFile(file, names)
+
+
+def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile, dict[int, Organ]]:
+    """A label map's header and what its values mean."""
     if not nifti.is_nifti_name(path):
         raise UsageError(f"{path}: label maps are .nii or .nii.gz files, or DICOM SEG (.dcm).")
     file = nifti.open_nifti(path)
@@ -113,10 +135,7 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
             f"{path}: neither its header nor a sidecar {sidecar.path_for(path).name} says what "
             "the values mean; give a table with --labels table.csv or table.json."
         )
-    labels = nifti.read_labels(file, names)
-    unnamed = {value for value in _values(labels) if value not in names}
-    full = {**names, **{value: foreign_organ(f"label_{value}", value) for value in unnamed}}
-    return Labels(labels.values, labels.geometry, full, labels.source)
+    return file, names
 
 
 def measure_path(
@@ -163,21 +182,41 @@ def load_with_ct(
     Of DICOM with several series the scan is the one that made the label map, where known.
     """
     labels = load_labels(path, table)
+    known, scan = _slices_and_ct(labels, ct, series)
+    for slices in known:
+        labels = on_slices(labels, slices)
+    return labels, scan.read() if scan else None
+
+
+def open_with_ct(
+    path: Path,
+    table: str | Path | None = None,
+    ct: str | Path | None = None,
+    series: str | None = None,
+) -> tuple[LabelMap, Scan | None]:
+    """As ``load_with_ct``, read slice by slice; labels of uneven slices are read at once."""
+    labels = open_labels(path, table)
+    known, scan = _slices_and_ct(labels, ct, series)
+    if all(slices is None or slices.places_mm is None for slices in known):
+        return labels, scan
+    loaded = load_labels(path, table)
+    for slices in known:
+        loaded = on_slices(loaded, slices)
+    return loaded, scan
+
+
+def _slices_and_ct(
+    labels: LabelMap, ct: str | Path | None, series: str | None
+) -> tuple[tuple[Geometry | None, Geometry | None], Scan | None]:
+    """Where a label map's slices lie, as its sidecar and its scan know it, and the scan."""
     source: Source | None = labels.source
     origin = None
     if isinstance(source, NiftiSource):
         origin = sidecar.origin_of(source.path)
         source = origin.source if origin else None
-    scan = _ct_of(source, ct, series) if ct else None
-    known = (origin.slices if origin else None, scan.geometry if scan else None)
-    for slices in known:
-        labels = on_slices(labels, slices)
-    return labels, scan
-
-
-def _ct_of(source: Source | None, ct: str | Path, series: str | None) -> Volume:
     named = source.series_uid if isinstance(source, DicomSource) else None
-    return load(ct, series=series, prefer=named)
+    scan = find_scan(Path(ct), series=series, prefer=named) if ct else None
+    return (origin.slices if origin else None, scan.geometry if scan else None), scan
 
 
 def save(

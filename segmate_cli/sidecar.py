@@ -123,18 +123,29 @@ class Origin:
 
 def origin_of(labels_path: Path) -> Origin | None:
     """What the sidecar of a label map says; None without one, or where the file has changed."""
+    content = content_of(labels_path)
+    if content is None:
+        return None
     try:
-        content = json.loads(path_for(labels_path).read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            return None
-        if content["output"]["file_sha256"] != files.sha256_of_file(labels_path):
-            return None
         model = {key: str(content["model"][key]) for key in ("name", "version", "weights_sha256")}
         made = datetime.datetime.fromisoformat(content["created"])
         source = _series_in(content["input"])
         stamp = (made.strftime("%Y%m%d"), made.strftime("%H%M%S"))
         return Origin(model, source, stamp, _slices_in(content["input"]))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, GeometryError):
+    except (ValueError, LookupError, TypeError, GeometryError):
+        return None
+
+
+def content_of(labels_path: Path) -> dict[str, Any] | None:
+    """All that the sidecar of a label map says; None as for ``origin_of``."""
+    try:
+        content: dict[str, Any] = json.loads(path_for(labels_path).read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            return None
+        if content["output"]["file_sha256"] != files.sha256_of_file(labels_path):
+            return None
+        return content
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

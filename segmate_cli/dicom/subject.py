@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from segmate_cli.dicom.header import MALFORMED
-from segmate_cli.dicom.objects import blank_patient, quiet, tracking_uids
+from segmate_cli.dicom.objects import add_patient, blank_patient, quiet, tracking_uids
 from segmate_cli.dicom.reference import NO_DATE, SHARED, Reference, whole_time
 from segmate_cli.dicom.uids import UidMaker
 from segmate_cli.errors import InputError, UnreadableError, UsageError
@@ -24,6 +24,14 @@ from segmate_cli.organs import Organ
 from segmate_cli.sidecar import Origin
 from segmate_cli.volume import DicomSource
 
+_IDENTITY = {
+    "PatientName": "Name",
+    "PatientID": "ID",
+    "PatientBirthDate": "Born",
+    "PatientSex": "Sex",
+    "StudyDate": "Study date",
+    "AccessionNumber": "Accession",
+}
 _BINARY_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
@@ -161,6 +169,18 @@ def _evidence(seg: Dataset) -> Dataset:
 def _made_at(seg: Dataset) -> tuple[str, str]:
     date, time = (str(seg.get(f"Content{unit}") or "") for unit in ("Date", "Time"))
     return whole_time(date, time) or NO_DATE
+
+
+def identity_of(reference: Reference) -> list[tuple[str, str]]:
+    """Who a series is of, as titles and texts for people; only for those who asked for it."""
+    document = Dataset()
+    with quiet():
+        add_patient(document, reference.shared)
+        charset = document.get("SpecificCharacterSet")
+        if charset:
+            document.decode(charset)
+        found = [(title, str(document.get(key) or "")) for key, title in _IDENTITY.items()]
+    return [(title, text) for title, text in found if text]
 
 
 def _shared_of(seg: Dataset) -> dict[str, bytes]:

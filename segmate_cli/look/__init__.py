@@ -1,0 +1,1 @@
+"""What people look at: pages, pictures and meshes made of a label map and its scan."""

@@ -1,0 +1,179 @@
+"""All that a page or picture of a label map shows, gathered in two passes over its voxels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segmate_cli import organs as organ_table
+from segmate_cli import scans, sidecar
+from segmate_cli.errors import UsageError
+from segmate_cli.geometry import Geometry
+from segmate_cli.look.views import LUNG, PLANES, SOFT_TISSUE, Cut, View, Window, axis_of, take_views
+from segmate_cli.look.whereabouts import Place, Whereabouts, locate
+from segmate_cli.measurement import OrganStats
+from segmate_cli.volume import Hounsfield, LabelMap, Scan
+
+# Organs of air are looked at in the lung window.
+_AIR_HU = -400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to look at.
+
+    Attributes:
+        labels: A label map: NIfTI, or a DICOM SEG.
+        table: What its values mean; None for what it says itself.
+        ct: The scan, for HU and pictures; None for outlines alone.
+        series: Which series of ``ct``, where there are several.
+        organs: Names or aliases; None for all.
+    """
+
+    labels: Path
+    table: str | None = None
+    ct: Path | None = None
+    series: str | None = None
+    organs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was gathered.
+
+    Attributes:
+        source: From what.
+        geometry: Where the voxels lie.
+        found: Where each organ lies, its numbers and HU.
+        views: By organ's key and plane, through the organ's centre.
+        overview: By plane, where most organs are in view.
+        sidecar: What stands beside the label map; None without, or where the file has changed.
+        scan: The scan as it was found; None without.
+        same_scan: Whether the scan's voxels are those that the sidecar names; None if unknown.
+    """
+
+    source: Source
+    geometry: Geometry
+    found: Whereabouts
+    views: dict[tuple[str, str], View]
+    overview: dict[str, View]
+    sidecar: dict[str, Any] | None
+    scan: Scan | None
+    same_scan: bool | None
+
+    @property
+    def name(self) -> str:
+        """The label map's name without its suffix, or its folder's where it is just "labels"."""
+        stem = sidecar.path_for(self.source.labels).stem
+        folder = self.source.labels.absolute().parent.name
+        return folder if stem == "labels" and folder else stem
+
+    def values_of(self, key: str) -> list[int]:
+        """Label values of an organ."""
+        return [value for value, organ in self.found.organs.items() if organ.key == key]
+
+
+def gather(source: Source) -> Content:
+    """Read a label map and its scan twice, slice by slice.
+
+    Raises:
+        UsageError: The file is an RTSTRUCT, which has no voxels.
+        InputError: A file that cannot be read, a CT that does not fit.
+        UnknownOrganError: An organ that the label map does not have.
+    """
+    labels, scan = _open(source)
+    digest = hashlib.sha256()
+    wanted = None
+    if source.organs is not None:
+        known = [organ for _, organ in sorted(labels.organs.items())]
+        wanted = organ_table.select(source.organs, known)
+    found = locate(labels, _hashed(scan, digest) if scan else None, wanted)
+    cuts = _cuts(found, labels.geometry)
+    middle = _overview_cuts(found, labels.geometry)
+    views = take_views(labels, scan, [*cuts.values(), *middle.values()], found.body)
+    told = sidecar.content_of(source.labels)
+    return Content(
+        source=source,
+        geometry=labels.geometry,
+        found=found,
+        views={place: views[cut] for place, cut in cuts.items()},
+        overview={plane: views[cut] for plane, cut in middle.items()},
+        sidecar=told,
+        scan=scan,
+        same_scan=_same(told, digest.hexdigest()) if scan else None,
+    )
+
+
+def _open(source: Source) -> tuple[LabelMap, Scan | None]:
+    if scans.is_dicom_name(source.labels) and source.labels.is_file():
+        from segmate_cli.dicom import rtstruct_read
+
+        if rtstruct_read.is_rtstruct(source.labels):
+            raise UsageError(
+                f"{source.labels}: pages and pictures are made of label maps; give the .nii.gz or "
+                "DICOM SEG of the same run."
+            )
+    return scans.open_with_ct(source.labels, source.table, source.ct, source.series)
+
+
+def _hashed(scan: Scan, digest: Any) -> Scan:
+    """The scan, with its voxels hashed as they go by, as ``pixels_sha256`` of a sidecar is."""
+
+    def planes() -> Iterator[Hounsfield]:
+        for hu in scan.planes():
+            digest.update(np.ascontiguousarray(hu, dtype="<i2").data)
+            yield hu
+
+    return Scan(scan.geometry, planes, scan.source, scan.warnings, scan.notes)
+
+
+def _same(told: dict[str, Any] | None, pixels_sha256: str) -> bool | None:
+    named = ((told or {}).get("input") or {}).get("pixels_sha256")
+    return None if named is None else bool(named == pixels_sha256)
+
+
+def _cuts(found: Whereabouts, geometry: Geometry) -> dict[tuple[str, str], Cut]:
+    return {
+        (each.organ.key, plane): Cut(
+            axis_of(geometry, plane),
+            found.places[each.organ.key].centre[axis_of(geometry, plane)],
+            _window(each),
+        )
+        for each in found.stats
+        if each.organ.key in found.places
+        for plane in PLANES
+    }
+
+
+def _window(stats: OrganStats) -> Window:
+    return LUNG if stats.mean_hu is not None and stats.mean_hu < _AIR_HU else SOFT_TISSUE
+
+
+def _overview_cuts(found: Whereabouts, geometry: Geometry) -> dict[str, Cut]:
+    keys = [each.organ.key for each in found.stats if each.organ.key in found.places]
+    places = [found.places[key] for key in keys]
+    if not places:
+        return {}
+    return {
+        plane: Cut(
+            axis_of(geometry, plane), _busiest(places, axis_of(geometry, plane)), SOFT_TISSUE
+        )
+        for plane in PLANES
+    }
+
+
+def _busiest(places: Sequence[Place], axis: int) -> int:
+    """Where a plane meets most organs; of such places the one nearest to the organs' middle."""
+    middle = float(np.median([place.centre[axis] for place in places]))
+    candidates = {place.centre[axis] for place in places} | {round(middle)}
+
+    def rank(index: int) -> tuple[int, float]:
+        met = sum(place.box[axis][0] <= index <= place.box[axis][1] for place in places)
+        return -met, abs(index - middle)
+
+    return min(sorted(candidates), key=rank)

@@ -1,0 +1,294 @@
+"""A label map as one HTML file: numbers, pictures, histograms, provenance; nothing to load.
+
+There is no script in it, and its policy forbids any; outlines are SVG paths over JPEG pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from segmate_cli import __version__
+from segmate_cli.look import charts
+from segmate_cli.look.content import Content
+from segmate_cli.look.provenance import manifest_of, provenance
+from segmate_cli.look.tiles import Tile, jpeg, make_tile, scale_bar_mm, svg_path
+from segmate_cli.look.views import PLANES, View
+from segmate_cli.measurement import OrganStats
+from segmate_cli.organs import Organ
+from segmate_cli.report import volume_text
+
+LARGEST_BYTES = 5_000_000
+_NONE = "\u2013"
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How large and fine pictures are; with ``all_outlines`` the neighbours are traced, too."""
+
+    box: tuple[int, int]
+    quality: int
+    all_outlines: bool
+
+
+# With more contours than this, each picture has those of its own organ alone.
+_MANY_CONTOURS = 1500
+# What a picture and its outlines take at least, in the page's letters.
+_BYTES_A_PIXEL = 0.05
+# Of these the first that keeps the page under LARGEST_BYTES is taken.
+_SIZES = (
+    _Size((720, 440), 85, True),
+    _Size((560, 340), 80, True),
+    _Size((440, 270), 72, False),
+    _Size((300, 180), 65, False),
+    _Size((200, 120), 55, False),
+)
+
+
+def render_page(content: Content, identity: Sequence[tuple[str, str]] = ()) -> str:
+    """The page, of at most ``LARGEST_BYTES``.
+
+    Args:
+        content: What to show.
+        identity: Names and values about the patient; by default the page has none.
+    """
+    template = _template()
+    text = ""
+    for size in _sizes(content):
+        page = _page(content, identity, size)
+        text = template.render(
+            page=page,
+            style=_resource("style.css"),
+            version=__version__,
+            hist_width=charts.WIDTH,
+            hist_height=charts.HEIGHT,
+        )
+        if len(text.encode()) <= LARGEST_BYTES:
+            break
+    return text
+
+
+def _sizes(content: Content) -> Sequence[_Size]:
+    """Sizes worth a try: rendering one that is far too large would only take time."""
+    contours = sum(np.unique(view.labels).size for view in content.views.values())
+    few = contours <= _MANY_CONTOURS
+    worth = [
+        size
+        for size in _SIZES
+        if (few or not size.all_outlines)
+        and _BYTES_A_PIXEL * size.box[0] * size.box[1] * len(content.views) < LARGEST_BYTES
+    ]
+    return worth or _SIZES[-1:]
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(_resource("report.html.j2"))
+
+
+def _resource(name: str) -> str:
+    return (resources.files("segmate_cli.look") / name).read_text(encoding="utf-8")
+
+
+def _page(content: Content, identity: Sequence[tuple[str, str]], size: _Size) -> dict[str, Any]:
+    manifest = manifest_of(content)
+    scores = manifest.provenance.scores if manifest else {}
+    stats = content.found.stats
+    named = "" if identity else "Names of files are those that were given; no patient is named."
+    return {
+        "name": content.name,
+        "summary": _summary(content),
+        "identity": identity,
+        "verdict": _verdict(content),
+        "caption": _caption(content),
+        "has_hu": any(each.mean_hu is not None for each in stats),
+        "has_ranges": False,
+        "range_source": "",
+        "organs": [_organ(content, each, scores, size) for each in stats],
+        "overview": [
+            _picture(content, content.overview[plane], None, size)
+            for plane in PLANES
+            if plane in content.overview
+        ],
+        "plane_note": _plane_note(content),
+        "provenance": provenance(content, manifest),
+        "name_note": named,
+    }
+
+
+def _summary(content: Content) -> str:
+    found = sum(each.volume_ml is not None for each in content.found.stats)
+    parts = [f"{found} of {len(content.found.stats)} organs found"]
+    model = (content.sidecar or {}).get("model")
+    if isinstance(model, dict):
+        parts.append(f"segmented by {model.get('name', '?')} {model.get('version', '')}".rstrip())
+    created = str((content.sidecar or {}).get("created", ""))[:10]
+    if created:
+        parts.append(created)
+    return " \u00b7 ".join(parts)
+
+
+def _verdict(content: Content) -> dict[str, Any]:
+    reasons = []
+    if content.same_scan is False:
+        reasons.append("The scan given is not the one that was segmented: its voxels differ.")
+    notes = list(content.scan.warnings) if content.scan else []
+    return {
+        "level": "review" if reasons else "none",
+        "title": "Review needed" if reasons else "Not checked",
+        "text": "" if reasons else "No automatic check was made of these numbers.",
+        "reasons": reasons,
+        "notes": notes,
+    }
+
+
+def _caption(content: Content) -> str:
+    how = "Volumes are voxels times voxel size."
+    return how if content.scan is None else f"{how} HU are those of the scan within the labels."
+
+
+def _plane_note(content: Content) -> str:
+    if content.geometry.obliqueness_deg < 0.5:
+        return ""
+    degrees = f"{content.geometry.obliqueness_deg:.0f}"
+    return f"The scan is oblique by {degrees} degrees; planes are its own."
+
+
+def _organ(
+    content: Content, stats: OrganStats, scores: Mapping[str, float], size: _Size
+) -> dict[str, Any]:
+    organ = stats.organ
+    level, status, reasons = _status(stats)
+    histogram = None
+    counts = content.found.histograms.get(organ.key)
+    if counts is not None and stats.mean_hu is not None:
+        histogram = charts.histogram(counts, stats.mean_hu)
+    return {
+        "title": organ.title,
+        "anchor": "organ-" + re.sub(r"[^a-z0-9]+", "-", organ.key.lower()).strip("-"),
+        "colour": _colour(organ),
+        "level": level,
+        "status": status,
+        "reasons": reasons,
+        "volume": _NONE if stats.volume_ml is None else volume_text(stats.volume_ml),
+        "bar": None,
+        "bar_words": "",
+        "range_ml": "",
+        "hu": _hu_text(stats),
+        "range_hu": "",
+        "voxels": f"{stats.voxels:,}".replace(",", "\u202f"),
+        "histogram": histogram,
+        "facts": _facts(content, stats, scores),
+        "pictures": [
+            _picture(content, content.views[organ.key, plane], organ, size)
+            for plane in PLANES
+            if (organ.key, plane) in content.views
+        ],
+    }
+
+
+def _status(stats: OrganStats) -> tuple[str, str, tuple[str, ...]]:
+    """Level, word and reasons."""
+    if stats.volume_ml is None:
+        return "bad", "not found", ()
+    if stats.touches_edge:
+        reason = "It meets the edge of the scan: its volume may be a lower bound."
+        return "review", "at the edge", (reason,)
+    return "none", "found", ()
+
+
+def _hu_text(stats: OrganStats) -> str:
+    if stats.mean_hu is None or stats.sd_hu is None:
+        return _NONE
+    return f"{stats.mean_hu:.0f} \u00b1 {stats.sd_hu:.0f}".replace("-", "\u2212")
+
+
+def _facts(
+    content: Content, stats: OrganStats, scores: Mapping[str, float]
+) -> list[tuple[str, str]]:
+    facts = []
+    if stats.mean_hu is not None:
+        facts.append(("HU", _hu_text(stats)))
+    place = content.found.places.get(stats.organ.key)
+    if place is not None:
+        sizes = [
+            (last - first + 1) * size
+            for (first, last), size in zip(place.box, content.geometry.spacing_mm, strict=True)
+        ]
+        facts.append(("Extent", " \u00d7 ".join(f"{n:.0f}" for n in reversed(sizes)) + " mm"))
+        view = content.views[stats.organ.key, "axial"]
+        if view.grey is not None:
+            facts.append(("Window", f"{view.window.name}, {view.window.words}"))
+    if stats.organ.code:
+        facts.append(("SNOMED CT", stats.organ.code))
+    if stats.organ.key in scores:
+        facts.append(("Model's Dice", f"{scores[stats.organ.key]:.2f} on validation"))
+    return facts
+
+
+def _picture(content: Content, view: View, organ: Organ | None, size: _Size) -> dict[str, Any]:
+    """A tile as the template wants it; of an organ, its own outline comes last, on top."""
+    own = content.values_of(organ.key) if organ else []
+    asked = {each.organ.key for each in content.found.stats}
+    others = [
+        value
+        for value, each in content.found.organs.items()
+        if value not in own and each.key in asked
+    ]
+    shown = [*others, *own] if organ is None or size.all_outlines else own
+    tile = make_tile(view, shown, size.box)
+    width, height = tile.size
+    bar_mm = scale_bar_mm(width * tile.pixel_mm)
+    return {
+        "data": ""
+        if view.grey is None
+        else base64.b64encode(jpeg(tile.grey, size.quality)).decode(),
+        "width": width,
+        "height": height,
+        "lines": [
+            _line(content, each.value, svg_path(each.polygons), own) for each in tile.outlines
+        ],
+        "letters": view.letters,
+        "bar_mm": bar_mm,
+        "bar_pixels": round(bar_mm / tile.pixel_mm, 1),
+        "words": _words(content, tile, organ),
+        "caption": _plane_title(view),
+        "text": max(9, round(height / 20)),
+    }
+
+
+def _line(content: Content, value: int, path: str, own: list[int]) -> dict[str, Any]:
+    organ = content.found.organs[value]
+    return {
+        "path": path,
+        "colour": _colour(organ),
+        "own": value in own,
+        "title": organ.title,
+    }
+
+
+def _words(content: Content, tile: Tile, organ: Organ | None) -> str:
+    titles = [content.found.organs[each.value].title for each in tile.outlines]
+    through = f" through the centre of: {organ.title}" if organ else ""
+    listed = ", ".join(titles) if titles else "no organ"
+    return f"{_plane_title(tile.view)}{through}. Outlined: {listed}."
+
+
+def _plane_title(view: View) -> str:
+    axis = {"axial": "z", "coronal": "y", "sagittal": "x"}[view.plane]
+    position = f"{view.position_mm:.0f}".replace("-", "\u2212")
+    return f"{view.plane.capitalize()}, {axis} = {position} mm"
+
+
+def _colour(organ: Organ) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*organ.rgb)
