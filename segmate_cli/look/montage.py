@@ -84,7 +84,10 @@ def _tiles(content: Content, organ: Organ, box: tuple[int, int]) -> Sequence[Til
 def _label(pen: Any, stats: OrganStats) -> None:
     pen.rectangle((12, 6, 24, 18), fill=stats.organ.rgb)
     pen.text((32, 3), stats.organ.title, fill=_INK, font=_font(15))
-    text = "not found" if stats.volume_ml is None else f"{volume_text(stats.volume_ml)} ml"
+    if stats.volume_ml is None:
+        text = stats.status.kind.replace("_", " ")
+    else:
+        text = f"{volume_text(stats.volume_ml, stats.status.is_lower_bound)} ml"
     if stats.mean_hu is not None:
         text += f", {stats.mean_hu:.0f} HU"
     pen.text((32, 23), text, fill=_SOFT, font=_font(13))

@@ -26,6 +26,15 @@ from segmate_cli.report import volume_text
 
 LARGEST_BYTES = 5_000_000
 _NONE = "\u2013"
+# How grave each status looks.
+_LEVELS = {
+    "complete": "ok",
+    "truncated": "review",
+    "absent": "none",
+    "not_found": "bad",
+    "implausible": "bad",
+    "low_confidence": "review",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,7 @@ def _organ(
         "level": level,
         "status": status,
         "reasons": reasons,
-        "volume": _NONE if stats.volume_ml is None else volume_text(stats.volume_ml),
+        "volume": _volume(stats),
         "bar": None,
         "bar_words": "",
         "range_ml": "",
@@ -199,12 +208,15 @@ def _organ(
 
 def _status(stats: OrganStats) -> tuple[str, str, tuple[str, ...]]:
     """Level, word and reasons."""
+    kind = stats.status.kind
+    reasons = tuple(each[:1].upper() + each[1:] for each in stats.status.reasons)
+    return _LEVELS[kind], kind.replace("_", " "), reasons
+
+
+def _volume(stats: OrganStats) -> str:
     if stats.volume_ml is None:
-        return "bad", "not found", ()
-    if stats.touches_edge:
-        reason = "It meets the edge of the scan: its volume may be a lower bound."
-        return "review", "at the edge", (reason,)
-    return "none", "found", ()
+        return _NONE
+    return volume_text(stats.volume_ml, stats.status.is_lower_bound).replace(">=", "\u2265 ")
 
 
 def _hu_text(stats: OrganStats) -> str:
