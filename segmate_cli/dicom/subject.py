@@ -172,14 +172,21 @@ def _made_at(seg: Dataset) -> tuple[str, str]:
 
 
 def identity_of(reference: Reference) -> list[tuple[str, str]]:
-    """Who a series is of, as titles and texts for people; only for those who asked for it."""
+    """Who a series is of, as titles and texts for people; only for those who asked for it.
+
+    Raises:
+        UnreadableError: The attributes cannot be read.
+    """
     document = Dataset()
-    with quiet():
-        add_patient(document, reference.shared)
-        charset = document.get("SpecificCharacterSet")
-        if charset:
-            document.decode(charset)
-        found = [(title, str(document.get(key) or "")) for key, title in _IDENTITY.items()]
+    try:
+        with quiet():
+            add_patient(document, reference.shared)
+            document.decode()
+            found = [(title, str(document.get(key) or "")) for key, title in _IDENTITY.items()]
+    except MALFORMED as error:
+        raise UnreadableError(
+            "the series' patient attributes are damaged; leave them out."
+        ) from error
     return [(title, text) for title, text in found if text]
 
 
