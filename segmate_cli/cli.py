@@ -217,6 +217,20 @@ def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     _add_progress(add)
 
 
+def _compare(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "compare", parents=[common], help="what changed between two label maps, or two runs"
+    )
+    add.add_argument("a", help="a label map, or a folder of them, such as a batch's output")
+    add.add_argument("b", help="the other; in folders matched by name")
+    add.add_argument("--labels", dest="table", help="what the values of B mean; see README")
+    add.add_argument("--organs", type=_words, help="only these")
+    add.add_argument("--format", choices=_FORMATS, default="table")
+    add.add_argument("-o", "--output", help="write to this file instead of stdout")
+    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    _add_progress(add)
+
+
 def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "inspect", parents=[common], help="what segmate sees in a file or folder, before it runs"
@@ -275,7 +289,7 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = (
-    *(_predict, _plan, _batch, _report, _evaluate, _inspect, _dicom, _models, _convert),
+    *(_predict, _plan, _batch, _report, _evaluate, _compare, _inspect, _dicom, _models, _convert),
     *(_doctor, _completion),
 )
 

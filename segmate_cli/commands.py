@@ -323,6 +323,26 @@ def evaluate(args: Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
+def compare(args: Namespace) -> ExitCode:
+    """``segmate compare``."""
+    from segmate_cli import comparison, evaluation
+    from segmate_cli.comparison_report import render_comparison
+
+    output = Path(args.output) if args.output else None
+    if output:
+        files.check_output(output, overwrite=args.overwrite)
+    pairs, alone = evaluation.find_pairs(Path(args.a), Path(args.b))
+    if alone:
+        _say(args, f"in one of them alone, so not compared: {', '.join(alone)}")
+    found = []
+    with console.progress("none" if args.quiet else args.progress) as progress:
+        for n, pair in enumerate(pairs, 1):
+            found.append(comparison.compare_case(pair, args.table, args.organs))
+            progress("compare", n, len(pairs))
+    _deliver(render_comparison(found, args.format), output)
+    return ExitCode.DONE
+
+
 def inspect(args: Namespace) -> ExitCode:
     """``segmate inspect``."""
     from segmate_cli import inspection

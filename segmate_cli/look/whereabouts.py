@@ -80,7 +80,7 @@ def locate(
         check_grid(labels.geometry, scan.geometry)
     shape = labels.geometry.shape
     highest = max(np.iinfo(labels.dtype).max, *labels.organs)
-    tally, lines, hu_counts = Tally(labels.geometry, highest), _Lines(shape), _HuCounts()
+    tally, lines, hu_counts = Tally(labels.geometry, highest), Lines(shape), HuCounts()
     body = [np.zeros(n, np.int64) for n in shape]
     for k, (plane, hu) in enumerate(zip(labels.planes(), _planes(scan), strict=False)):
         tally.add(plane, hu)
@@ -105,7 +105,7 @@ def _planes(scan: Scan | None) -> Iterator[Hounsfield] | Iterator[None]:
     return repeat(None) if scan is None else scan.planes()
 
 
-class _Lines:
+class Lines:
     """Voxels of each label value by index along each axis."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
@@ -142,7 +142,7 @@ class _Lines:
         return self._counts[value]
 
 
-class _HuCounts:
+class HuCounts:
     """Voxels of each label value by HU."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ def _values_of(organs: dict[int, Organ]) -> dict[str, list[int]]:
     return values
 
 
-def _places(organs: dict[int, Organ], lines: _Lines) -> dict[str, Place]:
+def _places(organs: dict[int, Organ], lines: Lines) -> dict[str, Place]:
     places = {}
     for key, values in _values_of(organs).items():
         known = [lines.of(value) for value in values if value in lines.values]
@@ -185,7 +185,7 @@ def _places(organs: dict[int, Organ], lines: _Lines) -> dict[str, Place]:
     return places
 
 
-def _histograms(organs: dict[int, Organ], counts: _HuCounts) -> dict[str, Counts]:
+def _histograms(organs: dict[int, Organ], counts: HuCounts) -> dict[str, Counts]:
     return {
         key: np.sum([counts.of(value) for value in values], axis=0)
         for key, values in _values_of(organs).items()
