@@ -129,6 +129,7 @@ def _describe_series(series: SeriesInfo, taken: bool) -> dict[str, Any]:
         "series_number": series.series_number,
         "modality": series.modality,
         "description": series.description,
+        "acquisition": series.acquisition,
         "body_part": series.body_part,
         "kernel": series.kernel,
         "contrast": series.contrast,

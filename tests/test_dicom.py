@@ -83,6 +83,12 @@ def test_every_orientation_lies_where_its_headers_say(
     assert np.cross(affine[:3, 2], affine[:3, 1]) @ affine[:3, 0] > 0  # k grows along the normal
 
 
+@pytest.mark.parametrize("position", ["HFS", "HFP", "FFS", "FFP", "HFDL", "HFDR", "FFDL", "FFDR"])
+def test_what_a_patient_position_says_moves_nothing(tmp_path: Path, position: str) -> None:
+    made = make_series(tmp_path, Recipe(row=(-1, 0, 0), tags={"PatientPosition": position}))
+    assert_equals(load(tmp_path), made)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.tuples(*[st.floats(-180, 180)] * 3),
@@ -156,16 +162,70 @@ def test_gaps_beside_damaged_files_are_not_bridged(tmp_path: Path) -> None:
     assert load(tmp_path).hu.shape[0] == 7
 
 
-def test_doubled_slices_are_refused_with_their_places(tmp_path: Path) -> None:
+def test_doubled_slices_that_nothing_tells_apart_are_ambiguous(tmp_path: Path) -> None:
     make_series(tmp_path, Recipe(positions_mm=(0, 2.5, 2.5, 5, 7.5, 10)))
-    message = refusal(tmp_path, GeometryError)
+    message = refusal(tmp_path, AmbiguousSeriesError)
     assert "1 position with more than one slice: z = -397.50 mm (file" in message
+    assert "nothing tells the acquisitions apart" in message
 
 
-def test_two_stacks_in_one_series_are_refused(tmp_path: Path) -> None:
+def test_two_stacks_in_one_series_are_ambiguous(tmp_path: Path) -> None:
     make_series(tmp_path, Recipe(name="a{n}"))
-    make_series(tmp_path, Recipe(name="b{n}", tags={"SOPInstanceUID": f"{maker.UID_ROOT}77"}))
-    assert "6 positions with more than one slice" in refusal(tmp_path, GeometryError)
+    make_series(tmp_path, Recipe(name="b{n}", slope=2.0))
+    assert "6 positions with more than one slice" in refusal(tmp_path, AmbiguousSeriesError)
+
+
+def test_a_slice_sent_again_under_another_uid_is_read_once(tmp_path: Path) -> None:
+    made = make_series(tmp_path, Recipe(name="a{n}"))
+    again = {k: {"SOPInstanceUID": f"{maker.UID_ROOT}77.{k}", "InstanceNumber": 7} for k in (2, 4)}
+    more = make_series(tmp_path / "z", Recipe(leave_out=(0, 1, 3, 5), slice_tags=again))
+    skipped = dict(find_series(tmp_path).skipped)
+    assert skipped == {f"z/{more.files[k]}": f"the same image as {made.files[k]}" for k in (2, 4)}
+    assert_equals(load(tmp_path), made)
+
+
+TOLD_APART: dict[str, tuple[Any, Any, str]] = {
+    "AcquisitionNumber": (3, 4, "acquisition 4"),
+    "TemporalPositionIdentifier": (1, 2, "temporal position 2"),
+    "KVP": (80, 140, "KVP 80"),
+    "ConvolutionKernel": ("B30f", "B70f", "kernel B70f"),
+    "AcquisitionTime": ("101010.5", "101210", "pass 2 of 2"),
+}
+
+
+@pytest.mark.parametrize("keyword", TOLD_APART)
+def test_acquisitions_in_one_series_are_told_apart(tmp_path: Path, keyword: str) -> None:
+    first, second, title = TOLD_APART[keyword]
+    uids = {k: {"SOPInstanceUID": f"{maker.UID_ROOT}77.{k}"} for k in range(8)}
+    one = Recipe(name="a{n}", tags={keyword: first})
+    other = Recipe(name="b{n}", shape=(8, 12, 10), slope=2.0, tags={keyword: second})
+    made = {"a": make_series(tmp_path, one), "b": make_series(tmp_path, other.but(slice_tags=uids))}
+    series = find_series(tmp_path).series
+    assert [len(each.slices) for each in series] in ([6, 8], [8, 6])
+    if keyword != "ConvolutionKernel":
+        message = refusal(tmp_path, AmbiguousSeriesError)
+        assert "2 CT series" in message
+        assert title in message
+    for number in (1, 2):
+        volume = load(tmp_path, str(number))
+        name = "a" if volume.hu.shape[0] == 6 else "b"
+        assert isinstance(volume.source, DicomSource)
+        assert {file[0] for file in volume.source.files} == {name}
+        if name == "a":
+            assert_equals(volume, made["a"])
+
+
+def test_slices_acquired_in_turn_at_each_place_are_no_passes(tmp_path: Path) -> None:
+    for name, second in (("a", 0), ("b", 1)):
+        times = {
+            k: {
+                "AcquisitionTime": f"1010{10 + 2 * k + second}",
+                "SOPInstanceUID": f"1.2.{k}.{second}",
+            }
+            for k in range(6)
+        }
+        make_series(tmp_path, Recipe(name=name + "{n}", slope=1.0 + second, slice_tags=times))
+    assert "6 positions with more" in refusal(tmp_path, AmbiguousSeriesError)
 
 
 def test_a_copied_file_is_read_once(tmp_path: Path) -> None:
@@ -230,7 +290,7 @@ def test_a_slice_shifted_sideways_is_refused(tmp_path: Path) -> None:
     [
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "more than one orientation"),
         ({"PixelSpacing": [0.8, 0.75]}, "more than one pixel spacing: 5 of (0.8, 0.7)"),
-        ({"FrameOfReferenceUID": "1.2.3"}, "2 frames of reference"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "2 frames of reference: 5 in one (such as file"),
         ({"ImagePositionPatient": None}, "1 slice without a valid ImagePositionPatient"),
         ({"ImagePositionPatient": [1, 2]}, "1 slice without a valid ImagePositionPatient"),
         ({"ImageOrientationPatient": None}, "without a valid ImageOrientationPatient"),

@@ -38,7 +38,7 @@ class Choice:
     def note(self) -> str:
         """What to tell the user: which series, and why."""
         one = self.series
-        about = f" ({one.description})" if one.description else ""
+        about = f" ({one.title})" if one.title else ""
         return f"series {one.number}{about}, {len(one.slices)} slices: {self.why}"
 
 
@@ -99,7 +99,7 @@ def series_table(series: Sequence[SeriesInfo]) -> str:
     rows = [_COLUMNS]
     for one in series:
         spacing = " x ".join(f"{value:.2f}" for value in one.spacing_mm or ()) or "unknown"
-        about = (str(one.number), one.description or "(no description)", one.kind)
+        about = (str(one.number), one.title or "(no description)", one.kind)
         covers = f"{one.coverage_mm:.0f}" if one.coverage_mm else "-"
         points = score(one).points
         marks = (str(len(one.slices)), spacing, covers, "-" if points is None else str(points))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from segmate_cli.dicom.files import FileStore, Place, open_store
-from segmate_cli.dicom.header import MALFORMED, Header, Rejected, read_header
+from segmate_cli.dicom.header import MALFORMED, Header, Rejected, pixel_data, read_header
 from segmate_cli.dicom.series import DERIVED, IMAGE, MULTI_FRAME, SeriesInfo, group_series
 
 # Parsing holds Python's lock; a few threads hide the latency of a network share.
@@ -55,6 +55,7 @@ def find_series(path: Place) -> Finding:
         headers = [one for one in results if isinstance(one, Header)]
         rejected = [one for one in results if isinstance(one, Rejected)]
         headers, copies = _without_copies(store, headers)
+        headers, repeats = _without_repeats(store, headers)
     skipped = [(one.file, one.reason) for one in rejected if one.is_dicom]
     unreadable = [one for one in rejected if not one.is_dicom and one.reason != "not DICOM"]
     skipped += [(one.file, one.reason) for one in unreadable]
@@ -63,7 +64,7 @@ def find_series(path: Place) -> Finding:
         path,
         group_series(headers),
         tuple(not_dicom),
-        (*store.skipped, *skipped, *copies),
+        (*store.skipped, *skipped, *copies, *repeats),
     )
 
 
@@ -84,6 +85,43 @@ def _without_copies(
                 continue
         kept.append(header)
     return kept, copies
+
+
+def _without_repeats(
+    store: FileStore, headers: Sequence[Header]
+) -> tuple[list[Header], list[tuple[str, str]]]:
+    """Leave out slices that another one repeats: same series, place, acquisition and voxels."""
+    counts = Counter(map(_slot, headers))
+    kept: list[Header] = []
+    repeats: list[tuple[str, str]] = []
+    first_of: dict[tuple[Hashable, bytes], str] = {}
+    for header in headers:
+        slot = _slot(header)
+        if header.position_mm and counts[slot] > 1:
+            first = first_of.setdefault((slot, _pixel_digest(store, header.file)), header.file)
+            if first != header.file:
+                repeats.append((header.file, f"the same image as {first}"))
+                continue
+        kept.append(header)
+    return kept, repeats
+
+
+def _slot(header: Header) -> Hashable:
+    """What two slices have in common of which one may be too many."""
+    place = tuple(round(value, 2) for value in header.position_mm or ())
+    how = (header.orientation, header.pixel_spacing_mm, header.rows, header.columns)
+    told = (header.image_type, header.kernel, header.acquisition)
+    return header.series_uid, place, how, told, header.values, header.syntax_uid
+
+
+def _pixel_digest(store: FileStore, name: str) -> bytes:
+    """Hash of a slice's pixels as they are stored; of its name where they cannot be read."""
+    try:
+        with store.open(name) as file:
+            value, _ = pixel_data(file, store.size(name))
+    except MALFORMED:
+        return name.encode("utf-8", "replace")
+    return hashlib.blake2b(value).digest()
 
 
 def _digest(store: FileStore, name: str) -> bytes:

@@ -61,11 +61,14 @@ _TAGS = {
     "ImageType": 0x00080008,
     "SOPClassUID": 0x00080016,
     "SOPInstanceUID": 0x00080018,
+    "AcquisitionDateTime": 0x0008002A,
+    "AcquisitionTime": 0x00080032,
     "Modality": 0x00080060,
     "SeriesDescription": 0x0008103E,
     "ContrastBolusAgent": 0x00180010,
     "BodyPartExamined": 0x00180015,
     "SliceThickness": 0x00180050,
+    "KVP": 0x00180060,
     "ConvolutionKernel": 0x00181210,
     "StudyInstanceUID": 0x0020000D,
     "SeriesInstanceUID": 0x0020000E,
@@ -74,6 +77,7 @@ _TAGS = {
     "ImagePositionPatient": 0x00200032,
     "ImageOrientationPatient": 0x00200037,
     "FrameOfReferenceUID": 0x00200052,
+    "TemporalPositionIdentifier": 0x00200100,
     "PhotometricInterpretation": 0x00280004,
     "NumberOfFrames": 0x00280008,
     "PixelSpacing": 0x00280030,
@@ -149,6 +153,23 @@ class StoredValues:
 
 
 @dataclass(frozen=True, slots=True)
+class Acquisition:
+    """What tells apart slices that one series has at one place.
+
+    Attributes:
+        number: AcquisitionNumber.
+        phase: TemporalPositionIdentifier.
+        voltage: KVP.
+        time: AcquisitionDateTime, else AcquisitionTime, as DICOM writes them; "" where missing.
+    """
+
+    number: int | None = None
+    phase: int | None = None
+    voltage: float | None = None
+    time: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """One file's attributes; None, "" or 0 where it does not say, or not in a readable way."""
 
@@ -162,7 +183,7 @@ class Header:
     modality: str = ""
     description: str = ""
     series_number: int | None = None
-    acquisition_number: int | None = None
+    acquisition: Acquisition = Acquisition()
     image_type: tuple[str, ...] = ()
     kernel: str = ""
     body_part: str = ""
@@ -371,7 +392,12 @@ def _header_of(data: Parsed, file: str) -> Header:
         modality=data.text("Modality").upper(),
         description=data.text("SeriesDescription"),
         series_number=data.whole("SeriesNumber"),
-        acquisition_number=data.whole("AcquisitionNumber"),
+        acquisition=Acquisition(
+            number=data.whole("AcquisitionNumber"),
+            phase=data.whole("TemporalPositionIdentifier"),
+            voltage=(data.numbers("KVP", 1) or (None,))[0],
+            time=data.text("AcquisitionDateTime") or data.text("AcquisitionTime"),
+        ),
         image_type=tuple(data.text("ImageType").upper().split("\\")),
         kernel=data.text("ConvolutionKernel"),
         body_part=data.text("BodyPartExamined"),

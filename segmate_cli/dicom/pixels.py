@@ -24,7 +24,13 @@ from segmate_cli.dicom.decode import (
 from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, pixel_data
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
-from segmate_cli.errors import GeometryError, InputError, NotHounsfieldError, UnreadableError
+from segmate_cli.errors import (
+    AmbiguousSeriesError,
+    GeometryError,
+    InputError,
+    NotHounsfieldError,
+    UnreadableError,
+)
 from segmate_cli.volume import DicomSource, Hounsfield, Scan
 
 # Air at the lower end of the 12-bit CT scale. Padding lies outside of the reconstruction circle,
@@ -49,7 +55,8 @@ def as_scan(path: Place, series: SeriesInfo) -> Scan:
         series: The series.
 
     Raises:
-        GeometryError: doubled or mixed slices or gaps that are too large, with their places.
+        GeometryError: mixed slices or gaps that are too large, with their places.
+        AmbiguousSeriesError: doubled slices that nothing tells apart, with their places.
         InputError: the series is no stack of CT slices.
         UnreadableError: its compression is unknown; later, a file is damaged, cut off or gone.
         NotHounsfieldError: later, no Hounsfield units can be had from the stored values.
@@ -65,12 +72,17 @@ def check_fit(path: Place, series: SeriesInfo) -> None:
     Raises:
         GeometryError, UnreadableError, InputError: as `as_scan` says.
     """
-    what = f"{path}, series {series.description or series.series_uid[-16:] or '(no UID)'}"
+    what = f"{path}, series {series.title or series.series_uid[-16:] or '(no UID)'}"
     if series.kind not in (IMAGE, DERIVED):
         hint = " give the folder of the whole series." if series.kind == "single slice" else ""
         if series.kind == "multi-frame image":
             hint = " convert it to single-frame DICOM or NIfTI first."
         raise InputError(f"{what} is a {series.kind}, not a stack of CT slices;{hint}".rstrip(";"))
+    if series.doubles_mm and series.problems and len(series.positions_mm) > 1:
+        raise AmbiguousSeriesError(
+            f"{what}: {series.problems[0]}; their voxels differ and nothing tells the acquisitions "
+            "apart: give the files of one alone."
+        )
     if series.problems:
         more = len(series.problems) - 1
         also = f" ({more} more: see `segmate inspect`)" if more else ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from segmate_cli.dicom.header import Header
 from segmate_cli.dicom.stack import (
     Gap,
+    acquisitions,
     irregularities,
     mixed,
     no_volume,
@@ -50,6 +51,7 @@ class SeriesInfo:
         transfer_syntaxes: UIDs.
         slices: Headers, sorted along the normal, k ascending.
         problems: Why ``predict`` would refuse it, one phrase each; empty when it is fit.
+        acquisition: What tells it apart from others of the same series at the same places; else "".
         irregularities: Tilt, gaps and uneven steps, which are modelled, one phrase each.
     """
 
@@ -81,11 +83,17 @@ class SeriesInfo:
     slices: tuple[Header, ...]
     problems: tuple[str, ...]
     irregularities: tuple[str, ...] = ()
+    acquisition: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
         """Name of each slice's file, k ascending."""
         return tuple(header.file for header in self.slices)
+
+    @property
+    def title(self) -> str:
+        """Its description and, of several acquisitions in one series, which; "" for neither."""
+        return ", ".join(filter(None, (self.description, self.acquisition)))
 
     @property
     def geometry(self) -> Geometry:
@@ -107,8 +115,15 @@ def group_series(headers: Sequence[Header]) -> tuple[SeriesInfo, ...]:
     groups: dict[tuple[str, str], list[Header]] = {}
     for header in headers:
         groups.setdefault((_series_key(header), _role(header)), []).append(header)
-    found = [_series_of(kind, group) for (_, kind), group in groups.items()]
-    found.sort(key=lambda one: (one.modality != "CT", one.series_number or 0, one.series_uid))
+    found = [one for (_, kind), group in groups.items() for one in _stacks_of(kind, group)]
+    found.sort(
+        key=lambda one: (
+            one.modality != "CT",
+            one.series_number or 0,
+            one.series_uid,
+            one.acquisition,
+        )
+    )
     return tuple(
         dataclasses.replace(one, number=number) for number, one in enumerate(found, start=1)
     )
@@ -141,6 +156,16 @@ def _role(header: Header) -> str:
     if header.image_type[:2] == ("DERIVED", "SECONDARY"):
         return DERIVED
     return IMAGE
+
+
+def _stacks_of(kind: str, headers: list[Header]) -> list[SeriesInfo]:
+    """A series, or each of the acquisitions in it that lie at the same places."""
+    whole = _series_of(kind, headers)
+    if not whole.doubles_mm or kind not in (IMAGE, DERIVED) or len(whole.positions_mm) < 2:
+        return [whole]
+    parts = acquisitions(whole.slices) if not mixed(headers) else ()
+    told = [(name, _series_of(kind, list(part))) for name, part in parts]
+    return [dataclasses.replace(one, acquisition=name) for name, one in told] or [whole]
 
 
 def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:

@@ -179,6 +179,55 @@ def steps_of(stack: Stack) -> tuple[tuple[float, ...], tuple[Gap, ...], tuple[fl
     return tuple(positions), tuple(gaps), tuple(doubles)
 
 
+def acquisitions(headers: Sequence[Header]) -> tuple[tuple[str, tuple[Header, ...]], ...]:
+    """Slices that share places, as stacks that share none, each with what tells it apart.
+
+    By the first attribute of `_TOLD_APART` that does, else by time where one stack was acquired
+    before the other; () where nothing tells them apart.
+    """
+    for name, value in _TOLD_APART.items():
+        groups: dict[str, list[Header]] = {}
+        for header in headers:
+            groups.setdefault(value(header), []).append(header)
+        if len(groups) > 1 and all(map(_has_no_doubles, groups.values())):
+            return tuple((f"{name} {key}", tuple(groups[key])) for key in sorted(groups))
+    return _passes(headers)
+
+
+_TOLD_APART: dict[str, Callable[[Header], str]] = {
+    "acquisition": lambda one: f"{one.acquisition.number}",
+    "temporal position": lambda one: f"{one.acquisition.phase}",
+    "KVP": lambda one: f"{one.acquisition.voltage:g}" if one.acquisition.voltage else "?",
+    "kernel": lambda one: one.kernel,
+    "image type": lambda one: "\\".join(one.image_type),
+    "thickness": lambda one: f"{one.thickness_mm}",
+}
+
+
+def _has_no_doubles(headers: list[Header]) -> bool:
+    return len(headers) > 1 and not steps_of(stack_of(headers))[2]
+
+
+def _passes(headers: Sequence[Header]) -> tuple[tuple[str, tuple[Header, ...]], ...]:
+    """Stacks that were acquired one after the other."""
+    if not all(one.acquisition.time for one in headers):
+        return ()
+    stack = stack_of(headers)
+    order = np.argsort([one.acquisition.time for one in stack.slices], kind="stable")
+    near_mm = EVEN_SHARE * (step_mm(steps_of(stack)[0]) or 0.0)
+    passes: list[list[int]] = [[]]
+    for n in map(int, order):
+        if passes[-1] and np.abs(stack.along[passes[-1]] - stack.along[n]).min() <= near_mm:
+            passes.append([])
+        passes[-1].append(n)
+    stacks = [[stack.slices[n] for n in each] for each in passes]
+    times = [[one.acquisition.time for one in each] for each in stacks]
+    apart = all(max(before) < min(after) for before, after in itertools.pairwise(times))
+    if len(stacks) < 2 or not apart or not all(map(_has_no_doubles, stacks)):
+        return ()
+    return tuple((f"pass {n} of {len(stacks)}", tuple(each)) for n, each in enumerate(stacks, 1))
+
+
 def step_mm(positions: tuple[float, ...]) -> float | None:
     """Usual distance of neighbours; None for a single position."""
     return float(np.median(np.diff(positions))) if len(positions) > 1 else None
@@ -319,7 +368,11 @@ def mixed(headers: list[Header]) -> tuple[str, ...]:
         problems.extend(_groups(headers, what, value, near))
     frames = Counter(one.frame_of_reference_uid for one in headers)
     if len(frames) > 1:
-        problems.append(f"slices of {len(frames)} frames of reference")
+        first_of = {one.frame_of_reference_uid: one.file for one in reversed(headers)}
+        listed = [f"{n} in one (such as {first_of[uid]})" for uid, n in frames.most_common(_LISTED)]
+        problems.append(
+            f"slices of {len(frames)} frames of reference: " + _list(listed, len(frames))
+        )
     return tuple(problems)
 
 
