@@ -11,9 +11,9 @@ from segmate_cli import organs as organ_table
 from segmate_cli.doubt.status import gather, height_mm, statuses
 from segmate_cli.doubt.survey import Surveyor
 from segmate_cli.doubt.words import OrganStatus
-from segmate_cli.errors import GeometryError
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import Organ
+from segmate_cli.placement import placed_on
 from segmate_cli.volume import Hounsfield, Labels, LabelValues, Volume
 
 
@@ -49,7 +49,7 @@ def measure(
 
     Args:
         labels: From ``predict`` or ``load_labels``.
-        ct: The scan, for HU; it must lie on the labels' grid.
+        ct: The scan, for HU; its voxels must be the labels', in whatever order.
         organs: Names or aliases; by default all that the label map names, by value.
 
     Raises:
@@ -57,7 +57,7 @@ def measure(
         UnknownOrganError: An organ that the label map does not name.
     """
     if ct is not None:
-        check_grid(labels.geometry, ct.geometry)
+        labels = placed_on(labels, ct.geometry)
     known = [organ for _, organ in sorted(labels.organs.items())]
     wanted = known if organs is None else organ_table.select(organs, known)
     tally = Tally(labels.geometry, int(labels.values.max()))
@@ -108,20 +108,3 @@ class Tally:
             own = status[organ.key]
             rows.append(OrganStats(organ, n, volume_ml, mean, spread, bool(own.faces), own))
         return tuple(rows)
-
-
-def check_grid(labels: Geometry, ct: Geometry) -> None:
-    """Refuse a CT on another grid than its label map's.
-
-    Raises:
-        GeometryError: Says how they differ.
-    """
-    if labels.same_as(ct):
-        return
-    if labels.shape != ct.shape:
-        detail = f"{labels.shape} voxels against {ct.shape}"
-    else:
-        detail = f"voxels up to {labels.difference_mm(ct):.1f} mm apart"
-    raise GeometryError(
-        f"the CT does not lie on the label map's grid ({detail}); give the scan that was segmented."
-    )

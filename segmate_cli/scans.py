@@ -167,6 +167,10 @@ def measure_path(
             found = rtstruct_read.read_rtstruct(path, names)
             scan = load(ct, series=series, prefer=found.series_uid) if ct else None
             return rtstruct_read.measure_structures(found, scan, organs)
+        from segmate_cli.dicom.seg_read import measure_seg, open_seg
+
+        seg = open_seg(path, read_label_table(Path(table)) if table else None)
+        return measure_seg(seg, load_ct(seg.source, ct, series) if ct else None, organs)
     labels, scan = load_with_ct(path, table, ct, series)
     return measure(labels, scan, organs)
 
@@ -217,6 +221,18 @@ def _slices_and_ct(
     named = source.series_uid if isinstance(source, DicomSource) else None
     scan = find_scan(Path(ct), series=series, prefer=named) if ct else None
     return (origin.slices if origin else None, scan.geometry if scan else None), scan
+
+
+def load_ct(source: Source | None, ct: str | Path, series: str | None = None) -> Volume:
+    """The scan of a label map; of DICOM with several series the one that made it, where known.
+
+    Args:
+        source: The scan that was segmented, as far as it is known.
+        ct: See ``load``.
+        series: See ``load``.
+    """
+    named = source.series_uid if isinstance(source, DicomSource) else None
+    return load(ct, series=series, prefer=named)
 
 
 def save(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from segmate_cli import scans, sidecar
 from segmate_cli.dicom import reference as dicom_reference
 from segmate_cli.dicom import subject as subjects
+from segmate_cli.dicom.seg_read import measure_seg, open_seg
 from segmate_cli.dicom.sr import write_sr
 from segmate_cli.dicom.subject import Subject
-from segmate_cli.measurement import measure
+from segmate_cli.errors import GeometryError
+from segmate_cli.label_table import read_label_table
+from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.nifti import is_nifti_name
-from segmate_cli.volume import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class SrOptions:
 
     Attributes:
         table: What the label map's values mean; None for what it says itself.
-        ct: The scan, for HU; None for volumes alone.
+        ct: The scan, for HU; by default ``reference``, and None for volumes alone.
         series: Which series of ``ct`` or ``reference``, where there are several.
         organs: Names or aliases; None for all.
         reference: The DICOM series that a NIfTI label map lies on; by default ``ct``, where that
@@ -49,20 +52,32 @@ def report_as_sr(path: Path, output: Path, options: SrOptions) -> tuple[str, ...
         NothingFoundError: Not one organ has a voxel; nothing is written.
         OutputError: The file cannot be written.
     """
-    labels, ct = scans.load_with_ct(path, options.table, options.ct, options.series)
-    subject = _subject(path, labels, options)
-    write_sr(measure(labels, ct, options.organs), subject, output)
+    find = _of_seg if scans.is_dicom_name(path) else _of_nifti
+    subject, stats, warnings = find(path, options)
+    write_sr(stats, subject, output)
     if subject.shared:
-        return ()
+        return warnings
     return (
+        *warnings,
         f"{output} names no patient, since {sidecar.path_for(path).name} does not; give the "
         "series with --reference-dicom FOLDER for an archive.",
     )
 
 
-def _subject(path: Path, labels: Labels, options: SrOptions) -> Subject:
-    if scans.is_dicom_name(path):
-        return subjects.of_seg(path, labels.organs, options.uid_root)
+_Found: TypeAlias = tuple[Subject, tuple[OrganStats, ...], tuple[str, ...]]
+
+
+def _of_seg(path: Path, options: SrOptions) -> _Found:
+    """What a SEG is about, its organs' measurements, and what they lack."""
+    seg = open_seg(path, read_label_table(Path(options.table)) if options.table else None)
+    subject = subjects.of_seg(path, seg.organs, options.uid_root)
+    ct = scans.load_ct(seg.source, options.ct, options.series) if options.ct else None
+    return subject, measure_seg(seg, ct, options.organs), ()
+
+
+def _of_nifti(path: Path, options: SrOptions) -> _Found:
+    """The same of a NIfTI label map."""
+    labels, ct = scans.load_with_ct(path, options.table, options.ct, options.series)
     origin = sidecar.origin_of(path)
     folder = options.reference
     if folder is None and options.ct is not None and not is_nifti_name(options.ct):
@@ -73,4 +88,14 @@ def _subject(path: Path, labels: Labels, options: SrOptions) -> Subject:
         reference = dicom_reference.of_folder(
             labels.geometry, folder, options.series or named or None
         )
-    return subjects.of_series(path, origin, reference, options.uid_root)
+    subject = subjects.of_series(path, origin, reference, options.uid_root)
+    if ct is not None or reference is None or folder is None:
+        return subject, measure(labels, ct, options.organs), ()
+    # The series that the label map lies on is its CT.
+    uid = reference.slices[0].series_uid
+    try:
+        seen, ct = scans.load_with_ct(path, options.table, folder, options.series or uid)
+        return subject, measure(seen, ct, options.organs), ()
+    except GeometryError:  # on the slices as far as they need to be, but not to the voxel
+        why = f"{path.name} lies off the slices of {folder} by more than rounding: no HU."
+        return subject, measure(labels, None, options.organs), (why,)

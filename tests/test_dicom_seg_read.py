@@ -15,10 +15,11 @@ pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-c
 from segmate_cli import scans
 from segmate_cli.dicom.reference import SegOptions, reference_for
 from segmate_cli.dicom.seg import write_seg
-from segmate_cli.dicom.seg_read import read_seg
+from segmate_cli.dicom.seg_read import measure_seg, open_seg, read_seg
 from segmate_cli.errors import GeometryError, InputError, SegmateError, UnreadableError
 from segmate_cli.measurement import measure
 from segmate_cli.organs import organ
+from segmate_cli.volume import Labels
 
 KINDS = [("binary", False), ("binary", True), ("labelmap", False), ("labelmap", True)]
 
@@ -76,6 +77,23 @@ def test_frames_in_any_order_and_without_spacing(tmp_path):
         seg.PerFrameFunctionalGroupsSequence = frames
 
     assert np.array_equal(read_seg(change(path, shuffle)).values, labels.values)
+
+
+@pytest.mark.parametrize("step", [99.0, 5.0, 1.25, 0.7, -2.5, None])
+@pytest.mark.parametrize("listed", [True, False])
+def test_places_count_not_the_spacing_that_a_file_claims(tmp_path, step, listed):
+    labels, path, volume = written(tmp_path)
+
+    def claim(seg):
+        seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = step
+        if not listed:
+            del seg.ReferencedSeriesSequence
+
+    found = open_seg(change(path, claim))
+    if step == 1.25 and not listed:  # half the distance: frames of every second slice, then
+        assert found.grid.geometry.spacing_mm[0] == pytest.approx(1.25)
+    else:
+        assert measure_seg(found, volume) == measure(labels, volume)
 
 
 def test_organs_are_known_by_code_and_side_then_by_name(tmp_path):
@@ -194,6 +212,89 @@ def test_report_from_a_seg_alone(run, tmp_path):
     assert int(left[3]) == np.count_nonzero(labels.values == 1)
     assert float(left[4]) == pytest.approx(volume.hu[labels.values == 1].mean(), abs=0.01)
     assert "heart,,0," in out
+
+
+def by_highdicom(folder: Path, masks: dict[str, np.ndarray], *, reverse: bool) -> Path:
+    """A SEG as other tools write it with highdicom: of masks that may overlap, by slice."""
+    import highdicom
+    from highdicom.sr.coding import CodedConcept
+
+    slices = [pydicom.dcmread(path) for path in (folder / "dicom").iterdir()]
+    slices.sort(key=lambda one: one.ImagePositionPatient[2], reverse=reverse)
+    stacked = np.stack([mask[::-1] if reverse else mask for mask in masks.values()], axis=-1)
+    code = CodedConcept("85756007", "SCT", "Tissue")
+    described = [
+        highdicom.seg.SegmentDescription(n, name, code, code, "MANUAL")
+        for n, name in enumerate(masks, start=1)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seg = highdicom.seg.Segmentation(
+            source_images=slices,
+            pixel_array=stacked.astype(np.uint8),
+            segmentation_type="BINARY",
+            segment_descriptions=described,
+            **{f"{kind}_instance_uid": pydicom.uid.generate_uid() for kind in ("series", "sop")},
+            **{"series_number": 7, "instance_number": 1, "device_serial_number": "1"},
+            **dict.fromkeys(("manufacturer", "manufacturer_model_name", "software_versions"), "x"),
+        )
+        seg.save_as(folder / "foreign.dcm")
+    return folder / "foreign.dcm"
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["upwards", "downwards"])
+def test_segments_that_overlap_are_measured_each_by_itself(run, tmp_path, reverse):
+    volume, labels = series_and_labels(tmp_path / "dicom")
+    liver = labels.values == 1
+    tumour = liver & (np.indices(liver.shape)[2] > 2)
+    masks = {"liver": liver, "Tumour": tumour, "spleen": labels.values == 2}
+    path = by_highdicom(tmp_path, masks, reverse=reverse)
+    with pytest.raises(InputError, match="overlap"):
+        read_seg(path)
+    found = open_seg(path)
+    assert found.grid.geometry.shape == volume.geometry.shape
+    assert found.grid.ends_known
+    both = [measure_seg(found, volume), measure_seg(found)]
+    for stats in both:
+        assert [each.organ.title for each in stats] == ["Liver", "Tumour", "Spleen"]
+        counts = [np.count_nonzero(mask) for mask in masks.values()]
+        assert [each.voxels for each in stats] == counts
+    means = [volume.hu[mask].mean() for mask in masks.values()]
+    assert [each.mean_hu for each in both[0]] == pytest.approx(means)
+    code, out, err = run("report", path, "--organs", "spleen,liver", "--format", "csv")
+    assert code == 0, err
+    assert [line.split(",")[1] for line in out.splitlines()[1:]] == ["spleen", "liver"]
+    sr = tmp_path / "sr.dcm"
+    code, out, err = run("report", path, "--format", "dicom-sr", "-o", sr)
+    assert (code, out) == (0, f"{sr}\n"), err
+
+
+def test_where_the_scan_ends_is_known_by_the_ct_alone(run, tmp_path):
+    """A SEG that lists no sources begins with the organ's first slice, which cuts nothing."""
+    volume, labels = series_and_labels(tmp_path / "dicom", WHOLE.but(shape=(9, 30, 30)))
+    values = np.zeros_like(labels.values)
+    values[3:6, 10:20, 10:20] = 3  # whole
+    values[4:9, 2:5, 2:5] = 1  # cut by the last slice
+    values[4, 0, 25] = 2  # cut by a side
+    labels = Labels(values, *rest(labels))
+    path = tmp_path / "seg.dcm"
+    scans.save(labels, path, seg=SegOptions(), with_sidecar=False)
+    change(path, lambda seg: delattr(seg, "ReferencedSeriesSequence"))
+    found = open_seg(path)
+    assert (found.grid.geometry.shape[0], found.grid.ends_known) == (6, False)
+    cut = {each.organ.key: each.touches_edge for each in measure_seg(found)}
+    assert cut == {"lung_left": False, "lung_right": True, "liver": False, "heart": False}
+    assert measure_seg(found, volume) == measure(labels, volume)
+    code, out, err = run("report", path, "--ct", tmp_path / "dicom", "--format", "csv")
+    assert code == 0, err
+    assert [line.split(",")[6] for line in out.splitlines()[1:]] == ["yes", "yes", "no", "no"]
+    far = make_series(tmp_path / "far", WHOLE.but(shape=(9, 30, 30), origin=(0, 0, 0.0)))
+    with pytest.raises(GeometryError, match="scan that was segmented"):
+        measure_seg(found, scans.load(far.folder))
+
+
+def rest(labels: Labels):
+    return labels.geometry, labels.organs, labels.source, labels.run
 
 
 def test_a_seg_of_dcmqi_is_read(tmp_path):

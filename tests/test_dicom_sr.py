@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -18,6 +20,7 @@ from segmate_cli.dicom.reference import SegOptions, reference_for
 from segmate_cli.dicom.seg import write_seg
 from segmate_cli.dicom.sr import write_sr
 from segmate_cli.dicom.subject import Subject, of_seg
+from segmate_cli.doubt.words import STATUS_KINDS, OrganStatus
 from segmate_cli.errors import InputError, NothingFoundError, UsageError
 from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import organ
@@ -78,21 +81,40 @@ def test_each_organ_has_its_values_and_its_segment(tmp_path):
     assert sides == ["Left", "Right"]
 
 
+def codes(group: pydicom.Dataset, name: str) -> list[str]:
+    return [item.ConceptCodeSequence[0].CodeValue for item in items(group, name)]
+
+
 def test_an_organ_that_was_not_found_has_no_volume_but_is_said(tmp_path):
     path, _, _ = written(tmp_path)
     heart = items(pydicom.dcmread(path), "125007")[3]
     assert numbers(heart) == []
     (presence,) = items(heart, "121052")
-    assert presence.ConceptCodeSequence[0].CodeMeaning == "Presence Undetermined"
+    assert presence.ConceptCodeSequence[0].CodeMeaning == "Not visualized"
 
 
 def test_an_organ_at_the_edge_is_said_to_be_cut(tmp_path):
     path, _, stats = written(tmp_path)
     groups = items(pydicom.dcmread(path), "125007")
     for group, each in zip(groups[:3], stats, strict=False):
-        found = [i.ConceptCodeSequence[0].CodeValue for i in items(group, "121052")]
-        assert found == (["130576"] if each.touches_edge else [])
+        assert codes(group, "121052") == (["130576"] if each.touches_edge else [])
     assert {each.touches_edge for each in stats[:3]} == {True}
+
+
+@pytest.mark.parametrize("kind", STATUS_KINDS)
+@pytest.mark.parametrize("is_lower_bound", [True, False])
+def test_each_organ_has_its_status_and_why(tmp_path, kind, is_lower_bound):
+    seg, stats = measured(tmp_path)
+    status = OrganStatus(kind, is_lower_bound=is_lower_bound, reasons=("one", "other"))
+    write_sr([replace(stats[0], status=status)], subject_of(seg), tmp_path / "sr.dcm")
+    (group,) = items(pydicom.dcmread(tmp_path / "sr.dcm"), "125007")
+    cut = ["130576"] if is_lower_bound else []
+    presence = {"truncated": ["130576"], "absent": ["122288"], "not_found": ["121059"]}
+    assert codes(group, "121052") == presence.get(kind, cut)
+    (comment,) = items(group, "121106")
+    bound = "; the volume is a lower bound" if is_lower_bound else ""
+    assert comment.TextValue == f"status: {kind}; one; other{bound}"
+    assert complaints(tmp_path / "sr.dcm") == []
 
 
 def test_it_is_preliminary_and_unverified_in_the_same_study(tmp_path):
@@ -190,18 +212,55 @@ def test_dciodvfy_has_nothing_to_say(tmp_path):
     assert complaints(path) == []
 
 
+QUANTITIES = [
+    ("118565006", "mL", None),
+    ("112031", "[hnsf'U]", "373098007"),
+    ("112031", "[hnsf'U]", "386136009"),
+]
+
+
 def test_dcmqi_reads_every_value(tmp_path):
-    path, _, stats = written(tmp_path)
+    path, seg_path, stats = written(tmp_path)
     command = [tool("tid1500reader"), "--inputDICOM", str(path)]
     subprocess.run(
         [*command, "--outputMetadata", str(tmp_path / "sr.json")], check=True, capture_output=True
     )
     groups = json.loads((tmp_path / "sr.json").read_text())["Measurements"]
+    segments = pydicom.dcmread(seg_path).SegmentSequence
+    tracking = {segment.TrackingID: segment.TrackingUID for segment in segments}
     for group, each in zip(groups[:3], stats, strict=False):
         read = [float(item["value"]) for item in group["measurementItems"]]
         assert read == pytest.approx([each.volume_ml, each.mean_hu, each.sd_hu])
         assert group["TrackingIdentifier"] == each.organ.key
         assert group["Finding"]["CodeValue"] == each.organ.code
+        assert group["FindingSite"]["CodeValue"] == each.organ.code
+        side = group.get("Laterality", {}).get("CodeMeaning", "").lower() or None
+        assert side == each.organ.side
+        assert group["TrackingUniqueIdentifier"] == tracking[each.organ.key]
+        algorithm = group["measurementAlgorithmIdentification"]
+        assert algorithm["AlgorithmName"] == "segmate tiny"
+        said = [
+            (
+                item["quantity"]["CodeValue"],
+                item["units"]["CodeValue"],
+                item.get("derivationModifier", {}).get("CodeValue"),
+            )
+            for item in group["measurementItems"]
+        ]
+        assert said == QUANTITIES
+
+
+def test_dcmtk_renders_every_value_without_a_complaint(tmp_path):
+    path, _, stats = written(tmp_path)
+    done = subprocess.run(
+        [tool("dsrdump"), "-Ec", "+Pc", str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    read = [float(value) for value in re.findall(r'NUM:\(.*\)="(\S+)"', done.stdout)]
+    said = [(each.volume_ml, each.mean_hu, each.sd_hu) for each in stats[:3]]
+    assert read == pytest.approx([value for three in said for value in three])
+    kinds = re.findall(r"status: (\w+)", done.stdout)
+    assert kinds == [each.status.kind for each in stats]
 
 
 def test_the_command(run, tmp_path):

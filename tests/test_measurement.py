@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from segmate_cli import organs
 from segmate_cli.errors import GeometryError, UnknownOrganError
-from segmate_cli.geometry import Geometry
+from segmate_cli.geometry import Geometry, Reorientation
 from segmate_cli.measurement import measure
+from segmate_cli.placement import turned
 from segmate_cli.volume import Labels, Volume
 
 LIVER, SPLEEN = organs.organ("liver"), organs.organ("spleen")
@@ -160,10 +161,27 @@ def test_a_ct_on_another_grid_is_refused(moved):
     elif moved == "other spacing":
         affine[:3, 0] *= 1.1
     else:
-        affine[0, 0], affine[0, 3] = -1.0, 3.0
+        affine[0, 0], affine[0, 3] = -1.0, 4.0
     ct = Volume(np.zeros(shape, np.int16), Geometry(affine, shape))
     with pytest.raises(GeometryError, match="give the scan that was segmented"):
         measure(labels, ct)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", list(itertools.product((False, True), repeat=3)))
+def test_a_ct_stored_in_another_order_gives_the_same(axes, flips):
+    geometry = grid((2.5, 0.8, 0.7), (5, 6, 7), turn_deg=20.0)
+    random = np.random.default_rng(1)
+    hu = random.integers(-1000, 1000, geometry.shape).astype(np.int16)
+    values = random.integers(0, 3, geometry.shape).astype(np.uint8)
+    labels = Labels(values, geometry, {1: LIVER, 2: SPLEEN})
+    turn = Reorientation(axes, flips)
+    other = Volume(np.array(turn.view(hu)), turned(geometry, turn))
+    pairs = zip(measure(labels, other), measure(labels, Volume(hu, geometry)), strict=True)
+    for one, two in pairs:
+        assert (one.voxels, one.mean_hu, one.sd_hu) == (two.voxels, two.mean_hu, two.sd_hu)
+        assert one.volume_ml == pytest.approx(two.volume_ml)
+        assert one.status.faces == two.status.faces
 
 
 def test_a_ct_whose_header_was_rounded_is_the_same_grid():

@@ -40,6 +40,7 @@ from segmate_cli.errors import (
     UsageError,
 )
 from segmate_cli.geometry import Geometry, Reorientation
+from segmate_cli.placement import turn_onto, turned
 from segmate_cli.volume import DicomSource, Source
 
 SegType = Literal["binary", "labelmap"]
@@ -228,15 +229,14 @@ def of_folder(geometry: Geometry, path: Path, series: str | None = None) -> Refe
 
 def _reference(store: FileStore, geometry: Geometry, slices: tuple[Header, ...]) -> Reference:
     slices, made_up = _identified(store, slices)
-    reason = _misfit(geometry, slices)
-    if reason is not None:
+    turn, reason = turn_onto(geometry, volume_geometry(slices)), _misfit(geometry, slices)
+    if turn is None or reason is not None:
         raise GeometryError(f"{store.path}: its slices do not lie on the label map ({reason}).")
     raw = _raw_attributes(store, slices[0].file)
     kept = {keyword: raw.get(keyword, b"") for keyword in SHARED}
     if slices[0].lossy:
         kept |= {keyword: raw[keyword] for keyword in _LOSSY if keyword in raw}
     kept["StudyInstanceUID"] = slices[0].study_uid.encode()
-    turn = _turn(geometry, volume_geometry(slices))
     return Reference(store.path, slices, turn, kept, _made_at(raw), made_up)
 
 
@@ -302,56 +302,32 @@ def _misfit(geometry: Geometry, slices: Sequence[Header]) -> str | None:
     """Why a label map does not lie on the slices, or None."""
     try:
         reference = volume_geometry(slices)
-        turn = _turn(geometry, reference)
     except GeometryError as error:
         return str(error)
+    turn = turn_onto(geometry, reference)
+    if turn is None:
+        return "other axes"
     shape = tuple(geometry.shape[axis] for axis in turn.axes)
     if shape != reference.shape:
         return f"{shape} voxels against {reference.shape}"
     step_mm, row_mm, column_mm = reference.spacing_mm
     allowed = max(EVEN_SHARE * step_mm, _SIDEWAYS_PIXELS * min(row_mm, column_mm)) + _ROUNDED_MM
-    turned = _turned(geometry, turn)
-    far_mm = max(_off_mm(turned, k, one) for k, one in enumerate(slices))
+    own = turned(geometry, turn)
+    far_mm = max(_off_mm(own, k, one) for k, one in enumerate(slices))
     return None if far_mm <= allowed else f"voxels up to {far_mm:.2f} mm apart"
 
 
-def _turn(geometry: Geometry, reference: Geometry) -> Reorientation:
-    """How the label map's axes become the slices'.
-
-    Raises:
-        GeometryError: Its axes are not the slices', whatever their order.
-    """
-    steps = np.linalg.solve(reference.affine[:3, :3], geometry.affine[:3, :3])
-    axes = [int(np.argmax(np.abs(steps[new]))) for new in range(3)]
-    if sorted(axes) != [0, 1, 2]:
-        raise GeometryError("other axes")
-    flips = [bool(steps[new, old] < 0) for new, old in enumerate(axes)]
-    return Reorientation((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
-
-
-def _turned(geometry: Geometry, turn: Reorientation) -> Geometry:
-    if geometry.places_mm is not None:  # read from slices, which lie in one order
-        return geometry
-    matrix = np.zeros((4, 4))
-    matrix[3, 3] = 1.0
-    for new, (old, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
-        matrix[old, new] = -1.0 if flip else 1.0
-        matrix[old, 3] = geometry.shape[old] - 1 if flip else 0.0
-    k, j, i = (geometry.shape[old] for old in turn.axes)
-    return Geometry(geometry.affine @ matrix, (k, j, i))
-
-
-def _off_mm(turned: Geometry, k: int, header: Header) -> float:
+def _off_mm(own: Geometry, k: int, header: Header) -> float:
     """Largest distance of plane k's corners from those of a slice, by its own attributes."""
     place = np.array(header.position_mm, dtype=np.float64)
     row, column = np.array(header.orientation, dtype=np.float64).reshape(2, 3)
     between_rows, between_columns = header.pixel_spacing_mm or (0.0, 0.0)
-    _, rows, columns = turned.shape
+    _, rows, columns = own.shape
     worst = 0.0
     for j in (0, rows - 1):
         for i in (0, columns - 1):
             theirs = place + column * between_rows * j + row * between_columns * i
-            worst = max(worst, float(np.linalg.norm(turned.to_lps_mm((k, j, i)) - theirs)))
+            worst = max(worst, float(np.linalg.norm(own.to_lps_mm((k, j, i)) - theirs)))
     return worst
 
 

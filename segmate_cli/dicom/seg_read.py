@@ -1,12 +1,14 @@
 """DICOM Segmentation objects as label maps: segmate's and those of others, BINARY or LABELMAP.
 
-Frames are placed by position alone. What an organ is comes from its code and side, else from the
+Frames are placed as ``seg_grid`` says. What an organ is comes from its code and side, else from the
 segment's label. pydicom's values are used, never quoted: a file names a patient.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +18,115 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from segmate_cli import organs as organ_table
 from segmate_cli.dicom.header import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
-from segmate_cli.errors import GeometryError, InputError, UnreadableError
+from segmate_cli.dicom.seg_grid import Frames, Grid, frames_of, grid_of, grid_on
+from segmate_cli.doubt.words import OrganStatus
+from segmate_cli.errors import InputError, UnreadableError
 from segmate_cli.geometry import Geometry
+from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import Organ, foreign_organ
-from segmate_cli.volume import DicomSource, Labels
+from segmate_cli.placement import placed_on
+from segmate_cli.upright import on_slices
+from segmate_cli.volume import DicomSource, Labels, Volume
 
 _BINARY_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.7"
 _BACKGROUND = "125040"
-# As the reader of scans: a share of the step by which a frame may lie off its even place.
-_EVEN_SHARE = 0.1
-_SAME_PLACE_MM = 1e-2
-_MOST_PLANES = 10_000
-_SAME_DIRECTION = 2e-3
+_ENDS = ({"superior", "inferior"}, {"left", "right"}, {"anterior", "posterior"})
+_NO_EDGE = OrganStatus("complete", reasons=("where the scan ends is not known without --ct",))
 _BROKEN = (*MALFORMED, InvalidDicomError, BytesLengthException)
 
 
 @dataclass(frozen=True, slots=True)
-class _Frames:
-    """Where frames lie and what they show.
+class SegFile:
+    """A SEG whose frames have been placed, but not its pixels read.
 
     Attributes:
-        places: (n, 3) ImagePositionPatient.
-        segments: Segment number of each; None for a LABELMAP, whose pixels tell.
-        sources: SOPInstanceUID of the slice each was made on, or "".
-        row, column: Unit vectors along which column and row index grow.
-        pixel_mm: Distances between rows and between columns.
-        step_mm: Distance between slices as the file says, or None.
+        path: The file.
+        organs: What its segment numbers mean.
+        source: The series that was segmented, as far as it tells.
+        grid: Its slices; see ``grid_of``.
     """
 
-    places: npt.NDArray[np.float64]
-    segments: tuple[int, ...] | None
-    sources: tuple[str, ...]
-    row: npt.NDArray[np.float64]
-    column: npt.NDArray[np.float64]
-    pixel_mm: tuple[float, float]
-    step_mm: float | None
+    path: Path
+    organs: dict[int, Organ]
+    source: DicomSource | None
+    grid: Grid
+    _frames: Frames
+    _seg: Dataset
+
+    def on(self, scan: Geometry) -> SegFile:
+        """The same on a scan's slices, where its frames lie on them."""
+        grid = grid_on(self._frames, scan)
+        return self if grid is None else replace(self, grid=grid)
+
+    def labels(self) -> Labels:
+        """All segments as one label map; values are segment numbers.
+
+        Raises:
+            UnreadableError: Damaged pixels.
+            InputError: Segments that overlap.
+        """
+        found = self._joined()
+        if found is None:
+            raise InputError(
+                f"{self.path}: its segments overlap, which label maps cannot hold; export them "
+                "one by one."
+            )
+        return found
+
+    def layers(self) -> Iterator[Labels]:
+        """All segments as one label map, or, where they overlap, each organ as one of its own.
+
+        Raises:
+            UnreadableError: Damaged pixels.
+        """
+        joined = self._joined()
+        if joined is not None:
+            yield joined
+            return
+        for organ in {organ.key: organ for organ in self.organs.values()}.values():
+            numbers = {n for n, each in self.organs.items() if each.key == organ.key}
+            values = np.zeros(self.grid.geometry.shape, np.uint8)
+            with _readable(self.path), quiet():
+                for n, pixels in self._pixels(numbers):
+                    values[self.grid.plane_of[n]][pixels > 0] = 1
+            yield Labels(values, self.grid.geometry, {1: organ}, self.source)
+
+    def _joined(self) -> Labels | None:
+        """One label map, or None where segments overlap."""
+        with _readable(self.path), quiet():
+            highest = max(int(item.SegmentNumber) for item in self._seg.SegmentSequence)
+            dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+            values = np.zeros(self.grid.geometry.shape, dtype)
+            own = self._frames.segments
+            for n, pixels in self._pixels():
+                plane = values[self.grid.plane_of[n]]
+                inside = pixels > 0
+                if plane[inside].any():
+                    return None
+                plane[inside] = pixels[inside] if own is None else own[n]
+        return Labels(values, self.grid.geometry, self.organs, self.source)
+
+    def _pixels(
+        self, numbers: Set[int] | None = None
+    ) -> Iterator[tuple[int, npt.NDArray[np.unsignedinteger[Any]]]]:
+        """(index, pixels) of each frame, or of those of some segments."""
+        from pydicom.pixels import iter_pixels
+
+        own = self._frames.segments
+        chosen = list(range(len(self.grid.plane_of)))
+        if numbers is not None and own is not None:
+            chosen = [n for n in chosen if own[n] in numbers]
+        if chosen:
+            frames = iter_pixels(self._seg, raw=True, indices=chosen)
+            yield from zip(chosen, frames, strict=True)
 
 
-def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
-    """Read a DICOM SEG as a label map; values are segment numbers.
-
-    The grid reaches over all slices that the SEG was made on where it lists them in order, as
-    segmate's does, else from its first to its last frame. Only where it lists them may slices be
-    uneven; those without a frame are then taken to lie evenly between the others.
+def open_seg(path: Path, names: dict[int, Organ] | None = None) -> SegFile:
+    """Open a DICOM SEG.
 
     Args:
         path: The file.
@@ -70,17 +135,69 @@ def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
     Raises:
         UnreadableError: No SEG, damaged, or of a kind that is no label map (fractional).
         GeometryError: Frames that form no even stack.
-        InputError: Segments that overlap.
     """
+    with _readable(path), quiet():
+        check_inflated(path)
+        seg = pydicom.dcmread(path)
+        _check_kind(path, seg)
+        frames = frames_of(path, seg)
+        return SegFile(
+            path, names or _organs(seg), _source(path, seg), grid_of(path, frames), frames, seg
+        )
+
+
+def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
+    """Read a DICOM SEG as a label map; see ``open_seg`` and ``SegFile.labels``."""
+    return open_seg(path, names).labels()
+
+
+def measure_seg(
+    found: SegFile, ct: Volume | None = None, organs: Sequence[str] | None = None
+) -> tuple[OrganStats, ...]:
+    """Measure a SEG's organs, each by itself where segments overlap.
+
+    Without the CT, where the scan ends may not be known; then no organ is said to be cut there.
+
+    Args:
+        found: The SEG.
+        ct: The scan that was segmented.
+        organs: Names or aliases; by default all.
+
+    Raises:
+        UnreadableError: Damaged pixels.
+        GeometryError: The CT lies elsewhere.
+        UnknownOrganError: An organ that the file does not have.
+    """
+    known = [organ for _, organ in sorted(found.organs.items())]
+    wanted = organ_table.select(organs, known) if organs is not None else known
+    rank = {organ.key: n for n, organ in reversed(list(enumerate(wanted)))}
+    if ct is not None:
+        found = found.on(ct.geometry)
+    ends_known = found.grid.ends_known
+    stats: list[OrganStats] = []
+    for layer in found.layers():
+        if ct is not None:
+            slices = on_slices(layer, ct.geometry)
+            layer = placed_on(slices, ct.geometry, lacks_slices=not ends_known)
+        measured = [each for each in measure(layer, ct) if each.organ.key in rank]
+        if ct is None and not ends_known:
+            measured = [_open_ended(each, found.grid.geometry) for each in measured]
+        stats.extend(measured)
+    return tuple(sorted(stats, key=lambda each: rank[each.organ.key]))
+
+
+def _open_ended(each: OrganStats, geometry: Geometry) -> OrganStats:
+    """An organ that ends with the frames is not thereby cut."""
+    ends = _ENDS["SLAIRP".index(geometry.directions[0]) % 3]
+    if not each.status.faces or not set(each.status.faces) <= ends:
+        return each
+    return replace(each, touches_edge=False, status=_NO_EDGE)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with quiet():
-            check_inflated(path)
-            seg = pydicom.dcmread(path)
-            _check_kind(path, seg)
-            frames = _frames_of(path, seg)
-            geometry, plane_of = _grid(path, seg, frames)
-            values = _fill(path, seg, frames, plane_of, geometry.shape)
-            return Labels(values, geometry, names or _organs(seg), _source(path, seg))
+        yield
     except _BROKEN as error:
         raise UnreadableError(
             f"{path}: damaged, cut off, or no DICOM SEG that segmate can read; copy it again."
@@ -98,132 +215,6 @@ def _check_kind(path: Path, seg: Dataset) -> None:
         raise UnreadableError(f"{path}: a SEG without frames; export it again.")
 
 
-def _frames_of(path: Path, seg: Dataset) -> _Frames:
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    frames = list(seg.PerFrameFunctionalGroupsSequence)
-    groups = [{**_groups(shared), **_groups(frame)} for frame in frames]
-    orientations = np.array(
-        [group["PlaneOrientationSequence"].ImageOrientationPatient for group in groups],
-        dtype=np.float64,
-    )
-    if np.abs(orientations - orientations[0]).max() > _SAME_DIRECTION:
-        raise GeometryError(f"{path}: its frames have more than one orientation.")
-    measures = groups[0]["PixelMeasuresSequence"]
-    row, column = orientations[0].reshape(2, 3)
-    places = [group["PlanePositionSequence"].ImagePositionPatient for group in groups]
-    segments = None
-    if seg.SegmentationType == "BINARY":
-        identified = (group["SegmentIdentificationSequence"] for group in groups)
-        segments = tuple(int(each.ReferencedSegmentNumber) for each in identified)
-    step_mm = float(measures.get("SpacingBetweenSlices") or 0)
-    return _Frames(
-        places=np.array(places, dtype=np.float64),
-        segments=segments,
-        sources=tuple(map(_source_of, frames)),
-        row=row / np.linalg.norm(row),
-        column=column / np.linalg.norm(column),
-        pixel_mm=(float(measures.PixelSpacing[0]), float(measures.PixelSpacing[1])),
-        step_mm=step_mm if step_mm > 0 else None,
-    )
-
-
-def _groups(item: Dataset) -> dict[str, Dataset]:
-    return {each.keyword: each.value[0] for each in item if each.VR == "SQ" and each.value}
-
-
-def _source_of(frame: Dataset) -> str:
-    derivation = frame.get("DerivationImageSequence") or [Dataset()]
-    images = derivation[0].get("SourceImageSequence") or [Dataset()]
-    return str(images[0].get("ReferencedSOPInstanceUID", ""))
-
-
-def _grid(path: Path, seg: Dataset, frames: _Frames) -> tuple[Geometry, npt.NDArray[np.intp]]:
-    """The geometry, and the plane on which each frame lies."""
-    along = frames.places @ np.cross(frames.row, frames.column)
-    first, last = int(along.argmin()), int(along.argmax())
-    step_mm = frames.step_mm or _least_step_mm(along) or _thickness_mm(seg)
-    planes = np.rint((along - along[first]) / step_mm).astype(np.intp)
-    count = int(planes.max()) + 1
-    step = np.cross(frames.row, frames.column) * step_mm
-    if count > 1:
-        step = (frames.places[last] - frames.places[first]) / (count - 1)
-    off = frames.places - frames.places[first] - planes[:, None] * step
-    even = count <= _MOST_PLANES and np.linalg.norm(off, axis=1).max() <= _EVEN_SHARE * step_mm
-    slices = _slices_listed(seg, frames)
-    agree = slices is not None and len(set(slices - planes)) == 1
-    # Others list the slices that have frames, so that a jump among them is no gap in the scan.
-    own = seg.get("Manufacturer") == "segmate" and frames.step_mm is None
-    if slices is not None and not (even and agree) and own:
-        return _uneven(seg, frames, slices, len(_listed(seg)))
-    if not even:
-        raise GeometryError(f"{path}: its frames form no even stack of slices.")
-    before, total = 0, count
-    if slices is not None and agree:
-        before, total = int(slices[0] - planes[0]), len(_listed(seg))
-    affine = np.eye(4)
-    affine[:3, 0] = step
-    affine[:3, 1] = frames.column * frames.pixel_mm[0]
-    affine[:3, 2] = frames.row * frames.pixel_mm[1]
-    affine[:3, 3] = frames.places[first] - before * step
-    shape = (total, int(seg.Rows), int(seg.Columns))
-    return Geometry(affine, shape), planes + before
-
-
-def _least_step_mm(along: npt.NDArray[np.float64]) -> float | None:
-    apart = np.diff(np.sort(along))
-    apart = apart[apart > _SAME_PLACE_MM]
-    return float(apart.min()) if apart.size else None
-
-
-def _thickness_mm(seg: Dataset) -> float:
-    """Of a single slice, for want of a distance to the next."""
-    measures = _groups(seg.SharedFunctionalGroupsSequence[0])["PixelMeasuresSequence"]
-    return float(measures.SliceThickness)
-
-
-def _listed(seg: Dataset) -> list[str]:
-    """SOPInstanceUIDs of the slices that the SEG was made on, in its order."""
-    series = seg.get("ReferencedSeriesSequence") or [Dataset()]
-    listed = series[0].get("ReferencedInstanceSequence") or []
-    return [str(item.ReferencedSOPInstanceUID) for item in listed]
-
-
-def _slices_listed(seg: Dataset, frames: _Frames) -> npt.NDArray[np.intp] | None:
-    """Number of each frame's slice among those listed; None where they are not in order."""
-    index = {uid: n for n, uid in enumerate(_listed(seg))}
-    if not all(source in index for source in frames.sources):
-        return None
-    slices = np.array([index[source] for source in frames.sources], dtype=np.intp)
-    along = frames.places @ np.cross(frames.row, frames.column)
-    order = np.argsort(along, kind="stable")
-    apart, steps = np.diff(along[order]), np.diff(slices[order])
-    in_order = ((apart > _SAME_PLACE_MM) == (steps > 0)) & (steps >= 0)
-    return slices if in_order.all() else None
-
-
-def _uneven(
-    seg: Dataset, frames: _Frames, slices: npt.NDArray[np.intp], total: int
-) -> tuple[Geometry, npt.NDArray[np.intp]]:
-    """The geometry of uneven slices, as far as frames tell of them, and the frames' slices."""
-    known, at = np.unique(slices, return_index=True)
-    places = np.empty((total, 3))
-    for axis in range(3):
-        along = frames.places[at, axis]
-        places[:, axis] = np.interp(np.arange(total), known, along)
-        for end, inner in ((slice(None, known[0]), 0), (slice(known[-1] + 1, None), -2)):
-            # Beyond the frames as far apart as the outermost two.
-            slope = (along[inner + 1] - along[inner]) / (known[inner + 1] - known[inner])
-            nearest = 0 if inner == 0 else -1
-            beyond = np.arange(total)[end] - known[nearest]
-            places[end, axis] = along[nearest] + beyond * slope
-    affine = np.eye(4)
-    affine[:3, 0] = (places[-1] - places[0]) / (total - 1)
-    affine[:3, 1] = frames.column * frames.pixel_mm[0]
-    affine[:3, 2] = frames.row * frames.pixel_mm[1]
-    affine[:3, 3] = places[0]
-    return Geometry(affine, (total, int(seg.Rows), int(seg.Columns)), places), slices
-
-
 def _source(path: Path, seg: Dataset) -> DicomSource | None:
     """The series that was segmented, as far as the SEG tells; ``path`` is the SEG's own."""
     series = seg.get("ReferencedSeriesSequence") or [Dataset()]
@@ -239,29 +230,6 @@ def _source(path: Path, seg: Dataset) -> DicomSource | None:
         sop_instance_uids=tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in listed),
         files=(),
     )
-
-
-def _fill(
-    path: Path,
-    seg: Dataset,
-    frames: _Frames,
-    plane_of: npt.NDArray[np.intp],
-    shape: tuple[int, int, int],
-) -> npt.NDArray[np.unsignedinteger[Any]]:
-    from pydicom.pixels import iter_pixels
-
-    highest = max(int(item.SegmentNumber) for item in seg.SegmentSequence)
-    values = np.zeros(shape, dtype=np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16)
-    for n, pixels in enumerate(iter_pixels(seg, raw=True)):
-        plane = values[plane_of[n]]
-        inside = pixels > 0
-        if plane[inside].any():
-            raise InputError(
-                f"{path}: its segments overlap, which label maps cannot hold; export them one by "
-                "one."
-            )
-        plane[inside] = pixels[inside] if frames.segments is None else frames.segments[n]
-    return values
 
 
 def _organs(seg: Dataset) -> dict[int, Organ]:

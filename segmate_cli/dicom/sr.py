@@ -29,6 +29,7 @@ from segmate_cli.dicom.objects import (
 )
 from segmate_cli.dicom.subject import Subject
 from segmate_cli.dicom.uids import UidMaker
+from segmate_cli.doubt.words import OrganStatus
 from segmate_cli.errors import NothingFoundError
 from segmate_cli.measurement import OrganStats
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES
@@ -46,16 +47,22 @@ _ATTENUATION = ("112031", "DCM", "Attenuation Coefficient")
 _HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")
 _MEAN = ("373098007", "SCT", "Mean")
 _SPREAD = ("386136009", "SCT", "Standard Deviation")
+_COMMENT = ("121106", "DCM", "Comment")
+# What DICOM has words for; a comment has segmate's own word for every organ, since validators
+# refuse a coding scheme that they do not know.
 _PRESENCE = ("121052", "DCM", "Presence of property")
-_NOT_FOUND = ("121059", "DCM", "Presence Undetermined")
-_CUT = ("130576", "DCM", "Anatomy coverage incomplete")
+_PRESENCE_OF = {
+    "truncated": ("130576", "DCM", "Anatomy coverage incomplete"),
+    "absent": ("122288", "DCM", "Not visualized"),
+    "not_found": ("121059", "DCM", "Presence Undetermined"),
+}
 
 
 def write_sr(stats: Sequence[OrganStats], subject: Subject, path: Path) -> None:
     """Write the measurements of a label map's organs as a DICOM SR.
 
-    An organ that was not found has its presence undetermined, one that is cut by the scan's edge
-    has its anatomy incompletely covered; volumes are in mL, means and deviations in HU.
+    Each organ has its status, in DICOM's words where it has them, and always as a comment, with
+    why it is not complete. Volumes are in mL, means and deviations in HU.
 
     Args:
         stats: Of the organs to report.
@@ -157,32 +164,47 @@ def _group(each: OrganStats, subject: Subject) -> Dataset:
     code = CodedConcept(*type_code(each.organ))
     side = LATERALITY_CODES.get(each.organ.side or "")
     laterality = CodedConcept(side[0], CODE_SCHEME, side[1]) if side else None
-    status = _CUT if each.touches_edge else None if each.voxels else _NOT_FOUND
-    evaluation = status and sr.QualitativeEvaluation(
-        CodedConcept(*_PRESENCE), CodedConcept(*status)
-    )
     common = {
         "tracking_identifier": tracking,
         "finding_type": code,
         "finding_category": CodedConcept(*ANATOMY),
         "finding_sites": [sr.FindingSite(code, laterality)],
         "algorithm_id": _algorithm(segment, subject.model),
-        "qualitative_evaluations": [evaluation] if evaluation else None,
+        "measurements": _measurements(each) or None,
+        "qualitative_evaluations": _presence(each.status),
     }
     if not each.voxels or not subject.segments:
-        measurements = _measurements(each) or None
-        return sr.MeasurementsAndQualitativeEvaluations(measurements=measurements, **common)
-    seg = subject.evidence[0]
-    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        referenced_segment=sr.ReferencedSegment(
-            seg.SOPClassUID,
-            seg.SOPInstanceUID,
-            int(segment.SegmentNumber),
-            source_series=sr.SourceSeriesForSegmentation(subject.series_uid),
-        ),
-        measurements=_measurements(each),
-        **common,
-    )
+        group = sr.MeasurementsAndQualitativeEvaluations(**common)
+    else:
+        seg = subject.evidence[0]
+        group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+            referenced_segment=sr.ReferencedSegment(
+                seg.SOPClassUID,
+                seg.SOPInstanceUID,
+                int(segment.SegmentNumber),
+                source_series=sr.SourceSeriesForSegmentation(subject.series_uid),
+            ),
+            **common,
+        )
+    group[0].ContentSequence.append(_comment(each.status))
+    return group
+
+
+def _presence(status: OrganStatus) -> list[sr.QualitativeEvaluation] | None:
+    """The status in DICOM's own words, where it has any."""
+    cut = _PRESENCE_OF["truncated"] if status.is_lower_bound else None
+    said = _PRESENCE_OF.get(status.kind, cut)
+    if said is None:
+        return None
+    return [sr.QualitativeEvaluation(CodedConcept(*_PRESENCE), CodedConcept(*said))]
+
+
+def _comment(status: OrganStatus) -> sr.TextContentItem:
+    """``status: truncated; cut at ...``: what the status is, and why it is not complete."""
+    parts = [f"status: {status.kind}", *status.reasons]
+    if status.is_lower_bound:
+        parts.append("the volume is a lower bound")
+    return sr.TextContentItem(CodedConcept(*_COMMENT), "; ".join(parts), "CONTAINS")
 
 
 def _measurements(each: OrganStats) -> list[sr.Measurement]:

@@ -12,8 +12,9 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.measurement import OrganStats, Tally, check_grid
+from segmate_cli.measurement import OrganStats, Tally
 from segmate_cli.organs import Organ, foreign_organ
+from segmate_cli.placement import check_grid
 from segmate_cli.volume import Hounsfield, LabelMap, LabelValues, Scan
 
 Counts = npt.NDArray[np.int64]
