@@ -225,10 +225,21 @@ def _compare(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("b", help="the other; in folders matched by name")
     add.add_argument("--labels", dest="table", help="what the values of B mean; see README")
     add.add_argument("--organs", type=_words, help="only these")
-    add.add_argument("--format", choices=_FORMATS, default="table")
+    add.add_argument("--format", choices=_FORMATS)
     add.add_argument("-o", "--output", help="write to this file instead of stdout")
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     _add_progress(add)
+
+
+def _cohort(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "cohort", parents=[common], help="a batch as a whole: distributions, outliers, drift"
+    )
+    add.add_argument("out", help="the output folder of segmate batch")
+    add.add_argument("--reference", metavar="OUT", help="another batch's, to tell drift from")
+    add.add_argument("--format", choices=(*_FORMATS, "html"))
+    add.add_argument("-o", "--output", help="write to this file instead of stdout; .html is a page")
+    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 
 
 def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:
@@ -290,7 +301,7 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 _COMMANDS = (
     *(_predict, _plan, _batch, _report, _evaluate, _compare, _inspect, _dicom, _models, _convert),
-    *(_doctor, _completion),
+    *(_cohort, _doctor, _completion),
 )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmate_cli import __version__, console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
+from segmate_cli.outputs import deliver, format_of
 
 if TYPE_CHECKING:
     from segmate_cli.dicom import SeriesInfo
@@ -240,7 +241,7 @@ def report(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite, inputs=tuple(paths))
-    args.format = args.format or _format_of(output)
+    args.format = args.format or format_of(output)
     if args.format == "dicom-sr":
         return _report_sr(args, paths, output)
     if args.with_identity and args.format != "html":
@@ -261,14 +262,8 @@ def report(args: Namespace) -> ExitCode:
             path, table=args.table, ct=args.ct, series=args.series, organs=args.organs
         )
         table += reports.rows(str(path), stats)
-    _deliver(reports.render(table, args.format), output)
+    deliver(reports.render(table, args.format), output)
     return ExitCode.DONE
-
-
-def _format_of(output: Path | None) -> str:
-    """What an output's suffix asks for, where ``--format`` does not say."""
-    suffix = output.suffix.lower().lstrip(".") if output else ""
-    return suffix if suffix in ("html", "png", "csv", "tsv", "json") else "table"
 
 
 def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
@@ -319,28 +314,22 @@ def evaluate(args: Namespace) -> ExitCode:
     for case, organs in left_out.items():
         _say(args, f"{case}: not labelled in the reference, left out: {', '.join(organs)}")
     summaries = evaluation.summarise(scores)
-    _deliver(render_scores(scores, summaries, left_out, args.format), output)
+    deliver(render_scores(scores, summaries, left_out, args.format), output)
     return ExitCode.DONE
 
 
 def compare(args: Namespace) -> ExitCode:
     """``segmate compare``."""
-    from segmate_cli import comparison, evaluation
-    from segmate_cli.comparison_report import render_comparison
+    from segmate_cli.look import command
 
-    output = Path(args.output) if args.output else None
-    if output:
-        files.check_output(output, overwrite=args.overwrite)
-    pairs, alone = evaluation.find_pairs(Path(args.a), Path(args.b))
-    if alone:
-        _say(args, f"in one of them alone, so not compared: {', '.join(alone)}")
-    found = []
-    with console.progress("none" if args.quiet else args.progress) as progress:
-        for n, pair in enumerate(pairs, 1):
-            found.append(comparison.compare_case(pair, args.table, args.organs))
-            progress("compare", n, len(pairs))
-    _deliver(render_comparison(found, args.format), output)
-    return ExitCode.DONE
+    return command.compare(args)
+
+
+def cohort(args: Namespace) -> ExitCode:
+    """``segmate cohort``."""
+    from segmate_cli.look import command
+
+    return command.cohort(args)
 
 
 def inspect(args: Namespace) -> ExitCode:
@@ -444,15 +433,6 @@ def completion(args: Namespace) -> ExitCode:
 
     print(shtab.complete(build_parser(), shell=args.shell))
     return ExitCode.DONE
-
-
-def _deliver(text: str, output: Path | None) -> None:
-    """A result to stdout, or to a file whose path then goes to stdout."""
-    if output:
-        files.write_text(output, text)
-        print(output)
-    else:
-        sys.stdout.write(text)
 
 
 def _place(given: str) -> Place:

@@ -88,3 +88,4 @@ def test_cases_of_one_run_alone_are_named(two, run):
 def test_wrong_usage(two, run, tmp_path):
     assert run("compare", two[0], tmp_path / "nothing")[0] == 6
     assert run("compare", two[0], two[1] / "one" / "labels.nii.gz")[0] == 2
+    assert run("compare", *two, "-o", tmp_path / "a.html")[0] == 2

@@ -72,7 +72,9 @@ def histogram(
         f"Histogram of HU: mean {mean_hu:.0f}, 5 % of the voxels below "
         f"{quantile_hu(counts, 0.05):.0f}, 5 % above {quantile_hu(counts, 0.95):.0f}."
     )
-    ticks = tuple(Tick(x_of(hu), f"{hu:.0f}".replace("-", "\u2212")) for hu in _round(low, high))
+    ticks = tuple(
+        Tick(x_of(hu), f"{hu:.0f}".replace("-", "\u2212")) for hu in round_numbers(low, high)
+    )
     return Histogram("".join(points), ticks, x_of(mean_hu), band, words)
 
 
@@ -86,7 +88,7 @@ def _hu(step: int) -> int:
     return HU_LOW + step * HU_STEP
 
 
-def _round(low: float, high: float, least: int = 3) -> Sequence[float]:
+def round_numbers(low: float, high: float, least: int = 3) -> Sequence[float]:
     """At least so many round numbers between two, as few as there can be."""
     power = 10.0 ** math.floor(math.log10(high - low))
     for step in (5 * power, 2 * power, power, power / 2, power / 5, power / 10):

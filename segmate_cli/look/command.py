@@ -1,14 +1,17 @@
-"""``segmate report`` into files that people look at: by the output's suffix, or by ``--format``."""
+"""Commands whose results people look at: ``report`` into pages, ``compare``, ``cohort``."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
-from segmate_cli import files
-from segmate_cli.errors import UsageError
+from segmate_cli import console, files
+from segmate_cli.errors import ExitCode, InputError, UsageError
 from segmate_cli.look.content import Content, Source, gather
 from segmate_cli.look.tiles import check_libraries
+from segmate_cli.outputs import deliver, format_of
+from segmate_cli.report import FORMATS
 
 
 def write(args: Namespace, paths: list[Path], output: Path | None, kind: str) -> Path:
@@ -55,3 +58,60 @@ def _identity(content: Content) -> list[tuple[str, str]]:
     from segmate_cli.dicom.subject import identity_of
 
     return identity_of(reference_for(content.geometry, content.scan.source, SegOptions()))
+
+
+def _style(style: str, more: tuple[str, ...]) -> Any:
+    """The style asked for, if it is a table's or among some more."""
+    if style not in (*FORMATS, *more):
+        raise UsageError(f"no {style} is made of this; there is {', '.join((*FORMATS, *more))}.")
+    return style
+
+
+def compare(args: Namespace) -> ExitCode:
+    """``segmate compare``."""
+    from segmate_cli import comparison, evaluation
+    from segmate_cli.comparison_report import render_comparison
+
+    output = Path(args.output) if args.output else None
+    if output:
+        files.check_output(output, overwrite=args.overwrite)
+    style = _style(args.format or format_of(output), ())
+    pairs, alone = evaluation.find_pairs(Path(args.a), Path(args.b))
+    if alone and not args.quiet:
+        text = f"in one of them alone, so not compared: {', '.join(alone)}"
+        console.say(text, style=args.progress)
+    found = []
+    with console.progress("none" if args.quiet else args.progress) as progress:
+        for n, pair in enumerate(pairs, 1):
+            found.append(comparison.compare_case(pair, args.table, args.organs))
+            progress("compare", n, len(pairs))
+    deliver(render_comparison(found, style), output)
+    return ExitCode.DONE
+
+
+def cohort(args: Namespace) -> ExitCode:
+    """``segmate cohort``."""
+    from segmate_cli import cohort as cohorts
+    from segmate_cli.batch import records
+    from segmate_cli.cohort_report import render_cohort
+
+    output = Path(args.output) if args.output else None
+    if output:
+        files.check_output(output, overwrite=args.overwrite)
+    style = _style(args.format or format_of(output), ("html",))
+    if style == "html" and output is None:
+        raise UsageError("a page is a file; give -o cohort.html.")
+    given = [Path(name) for name in (args.out, args.reference) if name]
+    for folder in given:
+        if not any(True for _ in records.all_records(folder)):
+            raise InputError(f"{folder}: no case of a batch lies there; give batch's -o folder.")
+    found = cohorts.summarise(*(records.all_records(folder) for folder in given))
+    if style == "html" and output is not None:
+        from segmate_cli.look.cohort_page import render_cohort_page
+
+        check_libraries()
+        reference = given[1] if len(given) > 1 else None
+        deliver(render_cohort_page(found, given[0], output, reference), output)
+    else:
+        deliver(render_cohort(found, style), output)
+    return ExitCode.DONE

@@ -9,13 +9,11 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from segmate_cli import __version__
-from segmate_cli.look import charts
+from segmate_cli.look import charts, templates
 from segmate_cli.look.content import Content
 from segmate_cli.look.provenance import manifest_of, provenance
 from segmate_cli.look.tiles import Tile, jpeg, make_tile, scale_bar_mm, svg_path
@@ -67,14 +65,11 @@ def render_page(content: Content, identity: Sequence[tuple[str, str]] = ()) -> s
         content: What to show.
         identity: Names and values about the patient; by default the page has none.
     """
-    template = _template()
     text = ""
     for size in _sizes(content):
-        page = _page(content, identity, size)
-        text = template.render(
-            page=page,
-            style=_resource("style.css"),
-            version=__version__,
+        text = templates.render(
+            "report.html.j2",
+            page=_page(content, identity, size),
             hist_width=charts.WIDTH,
             hist_height=charts.HEIGHT,
         )
@@ -94,19 +89,6 @@ def _sizes(content: Content) -> Sequence[_Size]:
         and _BYTES_A_PIXEL * size.box[0] * size.box[1] * len(content.views) < LARGEST_BYTES
     ]
     return worth or _SIZES[-1:]
-
-
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    return environment.from_string(_resource("report.html.j2"))
-
-
-def _resource(name: str) -> str:
-    return (resources.files("segmate_cli.look") / name).read_text(encoding="utf-8")
 
 
 def _page(content: Content, identity: Sequence[tuple[str, str]], size: _Size) -> dict[str, Any]:

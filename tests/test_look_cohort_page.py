@@ -1,0 +1,52 @@
+"""The cohort's page links to cases, loads nothing, and reads well in a browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from cohort_maker import odd_cases, write_cohort
+from test_look_page import look_in_browser, needs_chromium, parse
+
+
+@pytest.fixture
+def page(tmp_path, run):
+    out = write_cohort(tmp_path / "out", **odd_cases())
+    (out / "huge" / "report.html").write_text("<!DOCTYPE html>")
+    old = write_cohort(tmp_path / "old", 50, scale=0.75, seed=9)
+    target = tmp_path / "pages" / "cohort.html"
+    target.parent.mkdir()
+    assert run("cohort", out, "--reference", old, "-o", target)[:2] == (0, f"{target}\n")
+    return target
+
+
+def test_it_loads_nothing_and_links_lead_to_files(page):
+    text = page.read_text(encoding="utf-8")
+    links = [a for a in parse(text).loads if not a.startswith(("#", "data:"))]
+    assert "../out/huge/report.html" in links
+    assert "../out/broken/case.json" in links
+    for link in links:
+        assert (page.parent / link).is_file()
+    assert "<script" not in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_it_says_what_to_review_and_what_has_drifted(page):
+    text = page.read_text(encoding="utf-8")
+    words = " ".join(parse(text).text)
+    assert "46 cases" in words
+    assert "cut short in slice 3." in words
+    assert "liver: 9000.0 ml" in words
+    assert len(re.findall(r"Liver, ml: median [\d.]+, was [\d.]+", words)) == 1
+    assert text.count('class="out"') == 2
+    assert text.count("<svg") == 6
+
+
+@needs_chromium
+def test_chromium_and_axe_have_nothing_to_say(page, tmp_path):
+    seen = look_in_browser(page, tmp_path / "s.png")
+    assert seen["messages"] == []
+    assert seen["requests"] == []
+    assert seen["violations"] == []
+    assert not seen["overflow"]
+    assert not seen["narrowOverflow"]
