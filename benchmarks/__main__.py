@@ -93,9 +93,13 @@ def table(rows: list[tuple[str, Measurement]]) -> str:
         cells += [f"{100 * run.stages_s.get(stage, 0.0) / all_s:.0f}" for stage in _STAGES]
         lines.append(cells)
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n\n".join([text, *(beside(*row) for row in rows if row[1].peer), machine()]) + "\n"
+
+
+def machine() -> str:
+    """Where and when, in a line."""
     when = time.strftime("%Y-%m-%d")
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux, {when}."
-    return "\n\n".join([text, *(beside(*row) for row in rows if row[1].peer), machine]) + "\n"
+    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, {when}."
 
 
 def beside(name: str, run: Measurement) -> str:

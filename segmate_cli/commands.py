@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
-    from segmate_cli import nifti, scans
+    from segmate_cli import scans
 
     path = _place(args.scan)
 
     def find() -> Scan:
-        if isinstance(path, Path) and nifti.is_nifti_name(path):
-            nifti.import_reader()
+        _spare_pydicom(path)
         return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
 
     if args.all_series:
@@ -157,6 +156,7 @@ def plan(args: Namespace) -> ExitCode:
     path = _place(args.scan)
 
     def find() -> Scan:
+        _spare_pydicom(path)
         return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
 
     model = _load_under_cap(args, options, cap, find).loaded()
@@ -454,6 +454,14 @@ def _paths_from_stdin(absent: str = "give label maps, or pipe their paths in.") 
     if not paths:
         raise UsageError("no path came in through the pipe; did the command before it fail?")
     return paths
+
+
+def _spare_pydicom(path: Place) -> None:
+    """Where the scan is NIfTI, read it without pydicom."""
+    from segmate_cli import nifti
+
+    if isinstance(path, Path) and nifti.is_nifti_name(path):
+        nifti.import_reader()
 
 
 def _say(args: Namespace, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segmate_cli import organs
+from segmate_cli import memory, organs
 from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, open_bundle
 from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
@@ -31,7 +31,7 @@ from segmate_cli.hounsfield import check_hu
 from segmate_cli.inputs import ScanTap, network_slices
 from segmate_cli.memory import Cap, resolve_cap
 from segmate_cli.organs import Organ
-from segmate_cli.plan import SLICES_AHEAD, Plan, make_plan
+from segmate_cli.plan import SLICES_AHEAD, Plan, make_plan, slices_bytes
 from segmate_cli.planes import PackedPlanes
 from segmate_cli.resample import ModelGrid
 from segmate_cli.segmenter import Segmenter, SlicePosition
@@ -157,13 +157,17 @@ def segment(
     grid = ModelGrid.fit(scan.geometry, manifest.preprocessing)
     tap = ScanTap(scan, grid, watch, options.temporary_folder)
     cap = guard.cap if guard else resolve_cap(options.memory_cap_bytes)
+    held = memory.resident_bytes() if isinstance(loading, LoadedModel) else None
     # Reading begins while the network loads.
     with ensure_guarded(guard, cap) as on_watch, _slices(tap, grid, manifest, watch) as slices:
         with watch.stage("wait_for_model"):
             loaded = loading.loaded()
         if guard:
             guard.limit_allocations()
-        plan = plan_for(scan, loaded, options, cap)
+        if held is None:
+            # The scan has been read meanwhile, as far as slices may wait.
+            held = memory.resident_bytes() - slices_bytes(grid, manifest.preprocessing)
+        plan = plan_for(scan, loaded, options, cap, held)
         batches = Batches(plan.batch_size, on_watch)
         network = Segmenter(loaded, grid, batches, watch, progress, 2 if options.fast else 1)
         position = None
@@ -202,14 +206,24 @@ def ensure_loading(model: Model, options: PredictOptions) -> LoadingModel | Load
 
 
 def plan_for(
-    scan: Scan, model: LoadedModel | Bundle, options: PredictOptions, cap: Cap | None = None
+    scan: Scan,
+    model: LoadedModel | Bundle,
+    options: PredictOptions,
+    cap: Cap | None = None,
+    held_bytes: int | None = None,
 ) -> Plan:
-    """The plan of a run with these options; errors as ``make_plan``.
+    """The plan of a run with these options; errors and ``held_bytes`` as ``make_plan``.
 
     ``cap`` is the one that the options ask for, where that has been resolved before.
     """
-    cap = cap or resolve_cap(options.memory_cap_bytes)
-    return make_plan(scan, model, cap, batch_size=options.batch_size, threads=options.threads)
+    return make_plan(
+        scan,
+        model,
+        cap or resolve_cap(options.memory_cap_bytes),
+        batch_size=options.batch_size,
+        threads=options.threads,
+        held_bytes=held_bytes,
+    )
 
 
 def select_values(manifest: Manifest, words: Sequence[str] | None) -> tuple[int, ...]:

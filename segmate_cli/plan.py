@@ -24,11 +24,14 @@ SLICES_AHEAD = 16
 # On the CPU a slice for each worker, or this where the engine shares out a batch by itself.
 _CPU_BATCH = 2
 _GPU_BATCH = 16
-# Peaks of the same run differ by some MB; a cap must hold for the worst of them.
+# Peaks of the same run differ by some MB, and the engine packs its buffers now better, now worse
+# (204 to 373 bytes a pixel over 15 sizes and numbers of workers, where the manifest says 310); a
+# cap must hold for the worst.
 _MARGIN = 1.03
+_ENGINE_MARGIN = 0.2
 # Python, NumPy, readers and the engine's own library, before a network is loaded.
 _RUNTIME_BYTES: dict[Engine, int] = {
-    "onnx": 104 * 10**6,
+    "onnx": 80 * 10**6,
     "torchscript": 330 * 10**6,
     "pt2": 500 * 10**6,
 }
@@ -37,7 +40,7 @@ _RUNTIME_BYTES: dict[Engine, int] = {
 _BYTES_A_PARAMETER = 9
 _LOADING_BYTES_A_PARAMETER = 15
 # The first run of an engine sets up its threads and scratch space.
-_ENGINE_BYTES = 8 * 10**6
+_ENGINE_BYTES = 2 * 10**6
 # Compression buffers, tables and what the allocator keeps.
 _SLACK_BYTES = 8 * 10**6
 # Planes of labels that are numbered at once while components are found.
@@ -57,10 +60,12 @@ class Buffer:
     Attributes:
         name: What it is, for people.
         size_bytes: How much.
+        spare_bytes: How much more at worst, which a cap must hold, too.
     """
 
     name: str
     size_bytes: int
+    spare_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,7 @@ def make_plan(
     *,
     batch_size: int | None = None,
     threads: int | None = None,
+    held_bytes: int | None = None,
 ) -> Plan:
     """Plan a run from a scan's header; no voxel is read.
 
@@ -141,6 +147,8 @@ def make_plan(
         cap: From ``memory.resolve_cap``.
         batch_size: Slices a batch; None chooses the largest useful one that fits.
         threads: Of the engine; None takes the loaded model's, or all.
+        held_bytes: What the process holds, with the model and without the scan's slices; None
+            measures it where the model is loaded, and estimates it for a bundle.
 
     Raises:
         MemoryCapError: It does not fit under the cap; the message names the least cap that does.
@@ -152,7 +160,9 @@ def make_plan(
     device = model.device if isinstance(model, LoadedModel) else "cpu"
     best = min(batch_size or _best_batch(model, threads), grid.shape[0])
     smallest = best if batch_size else 1
-    plans = {size: _stages(scan, model, grid, size) for size in range(best, smallest - 1, -1)}
+    held = _held_bytes(model) if held_bytes is None else held_bytes
+    sizes = range(best, smallest - 1, -1)
+    plans = {size: _stages(scan, model, grid, size, held) for size in sizes}
     needs = {size: _cap_for(stages) for size, stages in plans.items()}
     fits = (size for size in needs if cap.size_bytes is None or needs[size] <= cap.size_bytes)
     chosen = next(fits, None)
@@ -214,16 +224,21 @@ def as_text(plan: Plan) -> str:
 
 
 def _cap_for(stages: tuple[Stage, ...]) -> int:
-    return math.ceil(_MARGIN * max(stage.size_bytes for stage in stages))
+    worst = (
+        _MARGIN * stage.size_bytes + sum(buffer.spare_bytes for buffer in stage.buffers)
+        for stage in stages
+    )
+    return math.ceil(max(worst))
 
 
-def _loading(bundle: Bundle) -> Stage:
+def _loading(bundle: Bundle, *slices: Buffer) -> Stage:
     parameters = bundle.manifest.network.parameters or 0
     return Stage(
         "load model",
         (
             Buffer("Python and libraries", _RUNTIME_BYTES[_engine(bundle)]),
             Buffer("network while it loads", _LOADING_BYTES_A_PARAMETER * parameters),
+            *slices,
         ),
     )
 
@@ -247,35 +262,48 @@ def _best_batch(model: LoadedModel | Bundle, threads: int | None) -> int:
     return max(_CPU_BATCH, model.workers) if model.device == "cpu" else _GPU_BATCH
 
 
+def slices_bytes(grid: ModelGrid, preprocessing: Preprocessing) -> int:
+    """What is held while a scan is read: planes of the scan, and slices that wait."""
+    plane = grid.source_shape[1] * grid.source_shape[2]
+    return _PLANE_BYTES_A_PIXEL * plane + 4 * SLICES_AHEAD * math.prod(
+        padded_shape(grid, preprocessing)
+    )
+
+
 def _stages(
-    scan: Scan, model: LoadedModel | Bundle, grid: ModelGrid, batch_size: int
+    scan: Scan, model: LoadedModel | Bundle, grid: ModelGrid, batch_size: int, held_bytes: int
 ) -> tuple[Stage, ...]:
     manifest = model.manifest
     rows, columns = padded_shape(grid, manifest.preprocessing)
     on_cpu = not isinstance(model, LoadedModel) or model.device == "cpu"
-    a_slice = rows * columns * manifest.network.bytes_per_pixel if on_cpu else 0
-    plane = grid.source_shape[1] * grid.source_shape[2]
+    network = batch_size * rows * columns * manifest.network.bytes_per_pixel if on_cpu else 0
     # Between the model's slices where the scan's lie closer and labels are interpolated.
     voxels = max(grid.shape[0], grid.source_shape[0]) * math.prod(grid.shape[1:])
     scored = batch_size + _SCORED_SLICES
+    slices = Buffer("slices in use", slices_bytes(grid, manifest.preprocessing))
+    helpers = Buffer("processes that decode", scan.helper_bytes)
     held = (
-        Buffer("Python, libraries and network", _held_bytes(model)),
+        Buffer("Python, libraries and network", held_bytes),
         # Deflated; a plane of background takes next to nothing, one of noise more.
         Buffer("labels on the model's grid", voxels // 20),
-        # Kept by the engine for the next batch, to the end.
-        Buffer(f"batch of {batch_size} in the network", _ENGINE_BYTES + batch_size * a_slice),
+        # Kept by the engine for the next batch, and by the allocator, to the end.
+        Buffer(
+            f"batch of {batch_size} in the network",
+            _ENGINE_BYTES + network,
+            int(_ENGINE_MARGIN * network),
+        ),
         Buffer("scores", 4 * scored * manifest.network.channels * rows * columns),
         Buffer("allocator and tables", _SLACK_BYTES),
+        slices,
     )
-    waiting = 4 * SLICES_AHEAD * rows * columns
-    slices = Buffer("slices in use", _PLANE_BYTES_A_PIXEL * plane + waiting)
     # Some planes are numbered at once, in 2 bytes a voxel, or 4 where that is not enough.
     parts = Buffer("components of organs", _PARTS_BYTES_A_PIXEL * rows * columns)
     slab = Buffer("slices to be turned", 0 if grid.streams else SLAB_BYTES)
     lines = 0 if grid.streams else _LINE_BYTES * math.prod(grid.shape) // max(grid.shape[1:])
+    bundle = model.bundle if isinstance(model, LoadedModel) else model
     return (
-        _loading(model.bundle if isinstance(model, LoadedModel) else model),
-        Stage("segment", (*held, slices, slab)),
+        _loading(bundle, slices, helpers),
+        Stage("segment", (*held, slab, helpers)),
         Stage("clean up", (*held, parts)),
-        Stage("write", (*held, slices, Buffer("lines of labels", lines))),
+        Stage("write", (*held, Buffer("lines of labels", lines))),
     )

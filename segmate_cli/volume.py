@@ -102,6 +102,7 @@ class Scan:
         source: The file or series.
         warnings: As in Volume.
         notes: What a user may want to know, such as why this series was taken.
+        helper_bytes: Memory of the processes that reading it starts.
     """
 
     geometry: Geometry
@@ -109,6 +110,7 @@ class Scan:
     source: Source | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    helper_bytes: int = 0
 
     def read(self) -> Volume:
         """Read all voxels into memory."""

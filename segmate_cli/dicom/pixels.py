@@ -42,6 +42,8 @@ _MOST_WORKERS = 4
 # A decoder process takes 0.3 s to start.
 _SLICES_A_PROCESS = 8
 _SLICES_AHEAD = 2
+# Of one decoder process, what it shares with its parent included: that counts twice.
+_DECODER_BYTES = 58 * 10**6
 
 
 def as_scan(path: Place, series: SeriesInfo) -> Scan:
@@ -63,7 +65,13 @@ def as_scan(path: Place, series: SeriesInfo) -> Scan:
     """
     check_fit(path, series)
     source = _source(path, series)
-    return Scan(series.geometry, lambda: _planes(path, series), source, _warnings(series))
+    return Scan(
+        series.geometry,
+        lambda: _planes(path, series),
+        source,
+        _warnings(series),
+        helper_bytes=_helper_bytes(series),
+    )
 
 
 def check_fit(path: Place, series: SeriesInfo) -> None:
@@ -120,6 +128,12 @@ def _workers(series: SeriesInfo) -> int:
     cores = os.cpu_count() or 1
     wanted = 1 + len(series.slices) // _SLICES_A_PROCESS
     return max(1, min(_MOST_WORKERS, cores, wanted))
+
+
+def _helper_bytes(series: SeriesInfo) -> int:
+    """What the processes take that decode; slices that are not compressed need none."""
+    plain = NATIVE_SYNTAXES.issuperset(series.transfer_syntaxes)
+    return 0 if plain else _workers(series) * _DECODER_BYTES
 
 
 class _SliceReader:
