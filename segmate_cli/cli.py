@@ -103,6 +103,7 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
     _add_engine(add)
+    _add_gpu(add)
     _add_scan(add)
     add.add_argument(
         "--all-series",
@@ -123,6 +124,7 @@ def _plan(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("scan", help=_SCAN)
     _add_engine(add)
+    _add_gpu(add)
     _add_scan(add)
     add.add_argument("--format", choices=("table", "json"), default="table")
 
@@ -315,6 +317,14 @@ def _add_engine(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--memory-cap",
         help="for the whole process, such as 500MB; default: 80 %% of what is left free",
+    )
+
+
+def _add_gpu(add: argparse.ArgumentParser) -> None:
+    add.add_argument(
+        "--gpu-memory-cap",
+        metavar="SIZE",
+        help="on a GPU: for the engine, beside CUDA's own context, such as 295MB; default: no cap",
     )
 
 

@@ -177,6 +177,9 @@ def _engine_options(args: Namespace) -> dict[str, Any]:
         "batch_size": args.batch_size,
         "threads": args.threads,
         "memory_cap_bytes": memory.parse_size(args.memory_cap) if args.memory_cap else None,
+        "gpu_memory_cap_bytes": (
+            memory.parse_size(args.gpu_memory_cap) if args.gpu_memory_cap else None
+        ),
     }
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli import memory
+from segmate_cli import gpu, memory
 from segmate_cli.bundle import Bundle, Engine, Manifest, NetworkFile
 from segmate_cli.errors import (
     EngineMissingError,
@@ -137,11 +137,12 @@ def start_loading(
     device: str = "auto",
     threads: int | None = None,
     batch_size: int | None = None,
+    gpu_memory_cap_bytes: int | None = None,
 ) -> LoadingModel:
     """Check what can be checked at once, then load in a thread; the rest as ``load_model``.
 
     With ``batch_size``, the slices that will be in the network at once, threads beyond them work
-    within a slice.
+    within a slice. ``gpu_memory_cap_bytes`` is what the engine may take of a GPU's memory.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads: there must be at least 1.")
@@ -154,6 +155,7 @@ def start_loading(
         else_cpu=device == "auto" and where != "cpu",
         threads=threads or usable_cpus(),
         batch_size=batch_size,
+        gpu_memory_cap_bytes=gpu_memory_cap_bytes,
     )
     pool = ThreadPoolExecutor(1, "segmate-load")
     try:
@@ -173,6 +175,7 @@ class _Job:
     else_cpu: bool
     threads: int
     batch_size: int | None
+    gpu_memory_cap_bytes: int | None
 
     @property
     def engine(self) -> Engine:
@@ -337,7 +340,7 @@ def _load_onnx(job: _Job) -> Runner:
             session = onnxruntime.InferenceSession(
                 job.data,
                 _onnx_options(onnxruntime, job),
-                providers=_onnx_providers(job.device),
+                providers=gpu.onnx_providers(job.device, job.gpu_memory_cap_bytes),
                 enable_fallback=0,
             )
     except _onnx_errors() as error:
@@ -366,12 +369,6 @@ def _onnx_options(onnxruntime: Any, job: _Job) -> Any:
     if job.workers > 1:  # a thread that waits in a loop takes the core of another worker
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def _onnx_providers(device: str) -> list[Any]:
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    return [("CUDAExecutionProvider", {"device_id": device.partition(":")[2]})]
 
 
 @contextmanager
@@ -429,6 +426,7 @@ def _load_torch(job: _Job) -> Runner:
             "from 0; choose one of them, or --device cpu."
         )
     torch.set_num_threads(job.threads)
+    gpu.limit_torch(torch, job.device, job.gpu_memory_cap_bytes)
     data = io.BytesIO(job.data)
     try:
         with warnings.catch_warnings():

@@ -51,6 +51,7 @@ class PredictOptions:
         batch_size: Slices a batch; None chooses, under the cap.
         threads: CPU threads of the engine; None takes all.
         memory_cap_bytes: What the process may use; None for 80 % of what is left free.
+        gpu_memory_cap_bytes: What the engine may take of a GPU's memory; None for no limit.
         check_hu: Refuse voxels that are surely not Hounsfield units.
         fast: Every second of the model's slices, with labels interpolated between them.
         temporary_folder: For the temporary file of a scan stored coronally or sagittally; None
@@ -63,6 +64,7 @@ class PredictOptions:
     batch_size: int | None = None
     threads: int | None = None
     memory_cap_bytes: int | None = None
+    gpu_memory_cap_bytes: int | None = None
     check_hu: bool = True
     fast: bool = False
     temporary_folder: Path | None = None
@@ -202,6 +204,7 @@ def ensure_loading(model: Model, options: PredictOptions) -> LoadingModel | Load
         device=options.device,
         threads=options.threads,
         batch_size=options.batch_size,
+        gpu_memory_cap_bytes=options.gpu_memory_cap_bytes,
     )
 
 
@@ -223,6 +226,7 @@ def plan_for(
         batch_size=options.batch_size,
         threads=options.threads,
         held_bytes=held_bytes,
+        gpu_cap_bytes=options.gpu_memory_cap_bytes,
     )
 
 
@@ -277,6 +281,7 @@ def _run_record(
             "batch_size": plan.batch_size,
             "threads": loaded.threads,
             "memory_cap_bytes": plan.cap.size_bytes,
+            "gpu_memory_cap_bytes": options.gpu_memory_cap_bytes,
             "check_hu": options.check_hu,
             "fast": options.fast,
         },

@@ -10,8 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segmate_cli import memory
-from segmate_cli.bundle import Bundle, Engine, Preprocessing
+from segmate_cli import gpu, memory
+from segmate_cli.bundle import Bundle, Engine, Manifest, Preprocessing
 from segmate_cli.engines import LoadedModel, usable_cpus, workers_for
 from segmate_cli.errors import MemoryCapError, UsageError
 from segmate_cli.memory import Cap
@@ -137,6 +137,7 @@ def make_plan(
     batch_size: int | None = None,
     threads: int | None = None,
     held_bytes: int | None = None,
+    gpu_cap_bytes: int | None = None,
 ) -> Plan:
     """Plan a run from a scan's header; no voxel is read.
 
@@ -149,6 +150,7 @@ def make_plan(
         threads: Of the engine; None takes the loaded model's, or all.
         held_bytes: What the process holds, with the model and without the scan's slices; None
             measures it where the model is loaded, and estimates it for a bundle.
+        gpu_cap_bytes: What the engine may take of a GPU's memory, where the model is on one.
 
     Raises:
         MemoryCapError: It does not fit under the cap; the message names the least cap that does.
@@ -159,6 +161,10 @@ def make_plan(
     grid = ModelGrid.fit(scan.geometry, model.manifest.preprocessing)
     device = model.device if isinstance(model, LoadedModel) else "cpu"
     best = min(batch_size or _best_batch(model, threads), grid.shape[0])
+    if device != "cpu" and gpu_cap_bytes is not None:
+        slice_bytes = _slice_bytes(model.manifest, grid)
+        parameters = model.manifest.network.parameters or 0
+        best = gpu.batch_that_fits(best, slice_bytes, parameters, gpu_cap_bytes)
     smallest = best if batch_size else 1
     held = _held_bytes(model) if held_bytes is None else held_bytes
     sizes = range(best, smallest - 1, -1)
@@ -256,6 +262,12 @@ def _held_bytes(model: LoadedModel | Bundle) -> int:
     return _RUNTIME_BYTES[_engine(model)] + _BYTES_A_PARAMETER * parameters
 
 
+def _slice_bytes(manifest: Manifest, grid: ModelGrid) -> int:
+    """What a slice takes in the network."""
+    pixels = math.prod(padded_shape(grid, manifest.preprocessing))
+    return pixels * manifest.network.bytes_per_pixel
+
+
 def _best_batch(model: LoadedModel | Bundle, threads: int | None) -> int:
     if not isinstance(model, LoadedModel):
         return max(_CPU_BATCH, workers_for(_engine(model), "cpu", threads or usable_cpus()))
@@ -276,7 +288,7 @@ def _stages(
     manifest = model.manifest
     rows, columns = padded_shape(grid, manifest.preprocessing)
     on_cpu = not isinstance(model, LoadedModel) or model.device == "cpu"
-    network = batch_size * rows * columns * manifest.network.bytes_per_pixel if on_cpu else 0
+    network = batch_size * _slice_bytes(manifest, grid) if on_cpu else 0
     # Between the model's slices where the scan's lie closer and labels are interpolated.
     voxels = max(grid.shape[0], grid.source_shape[0]) * math.prod(grid.shape[1:])
     scored = batch_size + _SCORED_SLICES

@@ -257,7 +257,9 @@ def test_cuda_is_taken_first_and_by_number(tiny_bundle, monkeypatch, device, whe
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     model = load_model(open_bundle(tiny_bundle), device=device)
     assert model.device == where
-    assert FakeSession.asked == [("CUDAExecutionProvider", {"device_id": number})]
+    ((provider, options),) = FakeSession.asked
+    assert (provider, options["device_id"]) == ("CUDAExecutionProvider", number)
+    assert "gpu_mem_limit" not in options
     model = load_model(open_bundle(tiny_bundle), device="cpu")
     assert (model.device, FakeSession.asked) == ("cpu", ["CPUExecutionProvider"])
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("doubt.survey",),
     ("doubt.status",),
     ("bundle", "label_table", "outputs", "volume", "dicom.decode"),
-    ("placement", "upright"),
+    ("gpu", "placement", "upright"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("between", "inputs"),
