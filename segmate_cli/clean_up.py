@@ -32,17 +32,18 @@ def clean_up(labels: Planes, manifest: Manifest, voxel_ml: float) -> None:
 
 def drop_parts(labels: Planes, rules: dict[int, CleanUp], voxel_ml: float) -> None:
     """Take away 26-connected parts of organs that are not the largest, or are too small."""
-    ruled = np.zeros(256, np.uint8)
-    for value, rule in rules.items():
-        if rule.largest_component or rule.min_component_ml > 0:
-            ruled[value] = value
-    if not ruled.any():
+    ruled = {
+        value: rule
+        for value, rule in rules.items()
+        if rule.largest_component or rule.min_component_ml > 0
+    }
+    if not ruled:
         return
-    parts = Components(lambda k: ruled[labels[k]], range(labels.shape[0]), 26)
+    # Of all organs: to take the others out voxel by voxel would take longer than to find them.
+    parts = Components(lambda k: labels[k], range(labels.shape[0]), 26)
     drop = np.zeros(parts.sizes.size, np.bool_)
-    for value in np.flatnonzero(ruled).tolist():
+    for value, rule in ruled.items():
         own = np.flatnonzero((parts.values == value) & (parts.sizes > 0))
-        rule = rules[value]
         drop[own] = parts.sizes[own] < rule.min_component_ml / voxel_ml
         if rule.largest_component and own.size:
             drop[np.delete(own, parts.sizes[own].argmax())] = True

@@ -8,6 +8,7 @@ however many planes there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,29 @@ Uint8Array = npt.NDArray[np.uint8]
 PartArray = npt.NDArray[Any]
 
 _SLAB_PLANES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Slab:
+    """Some planes and their components; arrays are cut to a box outside of which all is 0.
+
+    Attributes:
+        numbers: Of the planes.
+        box: Rows and columns.
+        planes: Values, (planes, rows, columns).
+        parts: Numbers of components from 1, of the same shape.
+        before: Numbers in the plane before the first, (rows, columns); None where there is none.
+        last: Values of the last plane, not cut.
+        count: How many components there are.
+    """
+
+    numbers: range
+    box: tuple[slice, slice]
+    planes: Uint8Array
+    parts: PartArray
+    before: PartArray | None
+    last: Uint8Array
+    count: int
 
 
 class Components:
@@ -33,7 +57,7 @@ class Components:
         """Find them.
 
         Args:
-            read: Gives a plane; called twice for each, with the same answer.
+            read: Gives a plane; called more than once for some, with the same answer.
             planes: Their numbers.
             connectivity: Voxels that touch by a face, or by a corner.
         """
@@ -41,15 +65,23 @@ class Components:
         self._planes = planes
         self._connectivity = connectivity
         self._parent = [0]
+        # Of each slab: the number before its first component, and how many it has.
+        self._spans: list[tuple[int, int]] = []
         sizes, values = [np.zeros(1, np.intp)], [np.zeros(1, np.uint8)]
-        before: PartArray | None = None
-        for _, slab, parts, count in self._slabs():
+        last = np.zeros((0, 0), np.intp)
+        slab: _Slab | None = None
+        for start in range(0, len(planes), _SLAB_PLANES):
+            slab = self._slab(start, slab)
             offset = len(self._parent) - 1
-            self._parent += range(offset + 1, offset + count + 1)
-            if before is not None:
-                self._join(before, parts[0], offset)
-            before = np.where(parts[-1] > 0, parts[-1].astype(np.intp) + offset, 0)
-            own_sizes, own_values = _count(slab, parts[len(parts) - len(slab) :], count)
+            self._parent += range(offset + 1, offset + slab.count + 1)
+            self._spans.append((offset, slab.count))
+            if slab.before is not None:
+                self._join(last[slab.box], slab.before, offset)
+            last = np.zeros(slab.last.shape, np.intp)
+            last[slab.box] = np.where(
+                slab.parts[-1] > 0, slab.parts[-1].astype(np.intp) + offset, 0
+            )
+            own_sizes, own_values = _count(slab.planes, slab.parts, slab.count)
             sizes.append(own_sizes)
             values.append(own_values)
         self._roots = np.array([self._root(part) for part in range(len(self._parent))])
@@ -58,32 +90,49 @@ class Components:
         self.values = np.concatenate(values)
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-        """Yield each plane's number and where it holds components that ``keep`` says True of."""
+        """Yield a plane's number and where it holds components that ``keep`` says True of.
+
+        Planes far from any such component are left out. Planes that were yielded may be changed.
+        """
         wanted = keep[self._roots]
         wanted[0] = False
-        offset = 0
-        for numbers, slab, parts, count in self._slabs():
+        slab: _Slab | None = None
+        for n, (offset, count) in enumerate(self._spans):
             own = np.concatenate((wanted[:1], wanted[offset + 1 : offset + count + 1]))
-            for n, plane in zip(numbers, parts[len(parts) - len(slab) :], strict=True):
-                yield n, own[plane]
-            offset += count
+            if not own.any():
+                slab = None
+                continue
+            slab = self._slab(n * _SLAB_PLANES, slab)
+            for number, plane in zip(slab.numbers, slab.parts, strict=True):
+                found = np.zeros(slab.last.shape, np.bool_)
+                found[slab.box] = own[plane]
+                yield number, found
 
-    def _slabs(self) -> Iterator[tuple[range, Uint8Array, PartArray, int]]:
-        """Numbers of a slab's planes, its planes, and components of these and the plane before."""
+    def _slab(self, start: int, previous: _Slab | None) -> _Slab:
+        """The slab that begins with a plane; ``previous`` saves reading the plane before again."""
         import cc3d
 
-        last: list[Uint8Array] = []
-        for start in range(0, len(self._planes), _SLAB_PLANES):
-            numbers = self._planes[start : start + _SLAB_PLANES]
-            slab = np.stack([self._read(n) for n in numbers])
+        numbers = self._planes[start : start + _SLAB_PLANES]
+        before = []
+        if start:
+            before = [previous.last if previous else self._read(self._planes[start - 1])]
+        whole = np.stack([*before, *map(self._read, numbers)])
+        box = _box(whole)
+        planes = np.ascontiguousarray(whole[:, box[0], box[1]])
+        parts, count = np.zeros(planes.shape, np.uint16), 0
+        if planes.size:
             parts, count = cc3d.connected_components(
-                np.concatenate([*last, slab]), connectivity=self._connectivity, return_N=True
+                planes, connectivity=self._connectivity, return_N=True
             )
-            yield numbers, slab, parts, int(count)
-            last = [slab[-1:]]
+        own = slice(len(before), None)
+        before_parts = parts[0] if before else None
+        last = whole[-1].copy()
+        return _Slab(numbers, box, planes[own], parts[own], before_parts, last, int(count))
 
     def _join(self, before: PartArray, after: PartArray, offset: int) -> None:
         # Both: a run goes on from the end of a row to the next, where the numbers may part ways.
+        if not before.size:
+            return
         starts = np.union1d(_run_starts(before), _run_starts(after))
         pairs = zip(before.flat[starts].tolist(), after.flat[starts].tolist(), strict=True)
         for one, other in set(pairs) - {(0, 0)}:
@@ -101,6 +150,8 @@ def _count(
     slab: Uint8Array, parts: PartArray, count: int
 ) -> tuple[npt.NDArray[np.intp], Uint8Array]:
     """Voxels and value of each part, by runs of voxels, which are far fewer than voxels."""
+    if not parts.size:
+        return np.zeros(0, np.intp), np.zeros(0, np.uint8)
     starts = _run_starts(parts)
     lengths = np.diff(starts, append=parts.size)
     numbers = parts.flat[starts]
@@ -108,6 +159,15 @@ def _count(
     values = np.zeros(count + 1, np.uint8)
     values[numbers] = slab.flat[starts]
     return sizes[1:], values[1:]
+
+
+def _box(planes: Uint8Array) -> tuple[slice, slice]:
+    """Rows and columns in which any plane holds something; of no extent where none does."""
+    held = np.bitwise_or.reduce(planes, axis=0)
+    rows, columns = (np.flatnonzero(held.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _run_starts(parts: PartArray) -> npt.NDArray[np.intp]:

@@ -11,7 +11,7 @@ import importlib
 import logging
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from segmate_cli import files
 from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError, one_line
+from segmate_cli.flow import Ahead
 from segmate_cli.geometry import Geometry, geometry_from_ras, ras_affine
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.volume import (
@@ -41,6 +42,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # ecode 0 is what TotalSegmentator writes its label table under, 30 is Caret's own.
 _LABEL_TABLE_CODES = (0, 30)
 _INT16 = np.iinfo(np.int16)
+# Planes of labels that are made while others are deflated.
+_PLANES_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,14 +260,24 @@ def write_labels(labels: LabelMap, path: Path) -> str:
     header = _label_header(labels)
     digest = hashlib.sha256()
     compress = path.name.lower().endswith(".gz")
-    with files.write_atomically(path) as raw, _writer(raw, compress) as stream:
+    with (
+        files.write_atomically(path) as raw,
+        _writer(raw, compress) as stream,
+        Ahead(_hashed(labels, digest), _PLANES_AHEAD) as planes,
+    ):
         header.write_to(stream)  # writes the extension flag and the extensions, too
         stream.write(b"\x00" * (int(header["vox_offset"]) - stream.tell()))
-        for plane in labels.planes():
-            data = np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<")).data
-            digest.update(data)
-            stream.write(data)
+        for plane in planes:
+            stream.write(plane.data)
     return digest.hexdigest()
+
+
+def _hashed(labels: LabelMap, digest: Any) -> Generator[npt.NDArray[Any], None, None]:
+    """Planes as they are written; the digest gets each."""
+    for plane in labels.planes():
+        written = np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<"))
+        digest.update(written.data)
+        yield written
 
 
 def _load_header(path: Path) -> Any:

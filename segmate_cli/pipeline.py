@@ -184,7 +184,8 @@ def segment(
     warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
         clean_up(on_grid, manifest, grid.voxel_ml)
-        _drop_others(on_grid, wanted)
+        if len(wanted) < len(manifest.organs):
+            _drop_others(on_grid, wanted)
     table = manifest.organ_table()
     run = {
         "pixels_sha256": tap.sha256,

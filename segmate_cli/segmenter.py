@@ -31,12 +31,17 @@ def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
     An organ passes where its logit is over its threshold; where several pass, the largest logit
     wins; where none does, the voxel is background.
     """
-    best = np.full((logits.shape[0], *logits.shape[2:]), -np.inf, dtype=np.float32)
-    labels = np.zeros(best.shape, dtype=np.uint8)
+    labels = np.zeros((logits.shape[0], *logits.shape[2:]), dtype=np.uint8)
+    best: FloatArray | None = None
     thresholds = manifest.threshold_logits()
     for value, (entry, threshold) in enumerate(zip(manifest.organs, thresholds, strict=True), 1):
         logit = logits[:, entry.channel]
-        wins = logit > np.maximum(best, np.float32(threshold))
+        wins = logit > np.float32(threshold)
+        if not wins.any():  # most slices hold few organs
+            continue
+        if best is None:
+            best = np.full(labels.shape, -np.inf, dtype=np.float32)
+        wins &= logit > best
         np.putmask(labels, wins, value)
         np.copyto(best, logit, where=wins)
     return labels
