@@ -24,7 +24,7 @@ _SIGINT_EXIT = 130
 _SIGTERM_EXIT = 143
 _SCAN = "a NIfTI file; a folder, file, .zip or .tar of DICOM; - for a list of files on stdin"
 _FORMATS = ("table", "csv", "tsv", "json")  # report.FORMATS, without importing numpy for --help
-_LOOKS = ("html", "png")
+_LOOKS = ("html", "png", "glb", "stl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,7 +184,8 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--format", choices=(*_FORMATS, "dicom-sr", *_LOOKS))
     add.add_argument(
         *("-o", "--output"),
-        help="write to this file instead of stdout; .html is a page, .png its pictures",
+        help="write to this file instead of stdout; .html is a page, .png its pictures, .glb and "
+        ".stl are meshes",
     )
     add.add_argument("--ct", help="the scan that was segmented; adds mean and SD of HU")
     add.add_argument("--series", help="which series of --ct; default: the one a DICOM SEG names")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segmate_cli import files
 
-_SUFFIXES = ("html", "png", "csv", "tsv", "json")
+_SUFFIXES = ("html", "png", "glb", "stl", "csv", "tsv", "json")
 
 
 def deliver(text: str, output: Path | None) -> None:

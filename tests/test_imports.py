@@ -43,7 +43,7 @@ LAYERS = (
     ("scans", "inspection"),
     ("every_series", "structured_report", "look", "look.whereabouts", "look.templates"),
     ("look.views", "look.charts"),
-    ("look.content", "look.tiles"),
+    ("look.content", "look.tiles", "look.meshes"),
     ("look.provenance",),
     ("look.page", "look.montage"),
     ("evaluation", "batch.settings", "batch.ids", "batch.locks", "batch.peak", "batch.stopping"),

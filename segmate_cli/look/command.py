@@ -8,7 +8,7 @@ from typing import Any
 
 from segmate_cli import console, files
 from segmate_cli.errors import ExitCode, InputError, UsageError
-from segmate_cli.look.content import Content, Source, gather
+from segmate_cli.look.content import Content, Source, gather, look_at
 from segmate_cli.look.tiles import check_libraries
 from segmate_cli.outputs import deliver, format_of
 from segmate_cli.report import FORMATS
@@ -25,16 +25,17 @@ def write(args: Namespace, paths: list[Path], output: Path | None, kind: str) ->
     """
     if output is None or len(paths) != 1:
         raise UsageError(f"{kind} is of one label map, and a file; give -o report.{kind}.")
-    check_libraries()
-    content = gather(
-        Source(
-            labels=paths[0],
-            table=args.table,
-            ct=Path(args.ct) if args.ct else None,
-            series=args.series,
-            organs=args.organs,
-        )
+    source = Source(
+        labels=paths[0],
+        table=args.table,
+        ct=Path(args.ct) if args.ct else None,
+        series=args.series,
+        organs=args.organs,
     )
+    if kind in ("glb", "stl"):
+        return _write_meshes(source, output, kind)
+    check_libraries()
+    content = gather(source)
     if kind == "png":
         from segmate_cli.look.montage import render_montage
 
@@ -44,6 +45,17 @@ def write(args: Namespace, paths: list[Path], output: Path | None, kind: str) ->
 
         identity = _identity(content) if args.with_identity else []
         data = render_page(content, identity).encode()
+    with files.write_atomically(output) as stream:
+        stream.write(data)
+    return output
+
+
+def _write_meshes(source: Source, output: Path, kind: str) -> Path:
+    from segmate_cli.look import meshes
+
+    meshes.check_libraries()
+    labels, found = look_at(source)
+    data = meshes.as_file(meshes.make_meshes(labels, found), kind)
     with files.write_atomically(output) as stream:
         stream.write(data)
     return output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from segmate_cli.geometry import Geometry
 from segmate_cli.look.views import LUNG, PLANES, SOFT_TISSUE, Cut, View, Window, axis_of, take_views
 from segmate_cli.look.whereabouts import Place, Whereabouts, locate
 from segmate_cli.measurement import OrganStats
+from segmate_cli.organs import Organ
 from segmate_cli.volume import Hounsfield, LabelMap, Scan
 
 # Organs of air are looked at in the lung window.
@@ -88,11 +89,8 @@ def gather(source: Source) -> Content:
     """
     labels, scan = _open(source)
     digest = hashlib.sha256()
-    wanted = None
-    if source.organs is not None:
-        known = [organ for _, organ in sorted(labels.organs.items())]
-        wanted = organ_table.select(source.organs, known)
-    found = locate(labels, _hashed(scan, digest) if scan else None, wanted)
+    hashed = _hashed(scan, digest) if scan else None
+    found = locate(labels, hashed, _wanted(source, labels))
     cuts = _cuts(found, labels.geometry)
     middle = _overview_cuts(found, labels.geometry)
     views = take_views(labels, scan, [*cuts.values(), *middle.values()], found.body)
@@ -107,6 +105,18 @@ def gather(source: Source) -> Content:
         scan=scan,
         same_scan=_same(told, digest.hexdigest()) if scan else None,
     )
+
+
+def look_at(source: Source) -> tuple[LabelMap, Whereabouts]:
+    """A label map alone, and where its organs lie; errors as ``gather``."""
+    labels, _ = _open(replace(source, ct=None))
+    return labels, locate(labels, None, _wanted(source, labels))
+
+
+def _wanted(source: Source, labels: LabelMap) -> tuple[Organ, ...] | None:
+    if source.organs is None:
+        return None
+    return organ_table.select(source.organs, [organ for _, organ in sorted(labels.organs.items())])
 
 
 def _open(source: Source) -> tuple[LabelMap, Scan | None]:
