@@ -373,6 +373,7 @@ def seg_reference(scan: Scan, seg: SegOptions, memory_cap_bytes: int | None = No
         MemoryCapError: They cannot be written under the cap.
     """
     from segmate_cli.dicom import reference as dicom_reference
+    from segmate_cli.dicom.same_voxels import check_same_voxels
 
     need = memory.resident_bytes() + _SEG_BYTES_A_VOXEL * scan.geometry.voxels
     if memory_cap_bytes is not None and need > memory_cap_bytes:
@@ -380,7 +381,9 @@ def seg_reference(scan: Scan, seg: SegOptions, memory_cap_bytes: int | None = No
             f"a memory cap of {memory.human(memory_cap_bytes)} is too small to write this scan's "
             f"DICOM SEG: at least {memory.human(need)} is needed; .nii.gz takes less."
         )
-    return dicom_reference.reference_for(scan.geometry, scan.source, seg)
+    reference = dicom_reference.reference_for(scan.geometry, scan.source, seg)
+    check_same_voxels(scan, reference)
+    return reference
 
 
 def check_label_outputs(

@@ -34,8 +34,10 @@ from segmate_cli import cli, scans
 PLAIN = (maker.EXPLICIT, maker.IMPLICIT, maker.BIG_ENDIAN, maker.DEFLATED)
 PACKED = (maker.RLE, maker.JPEG_LS, maker.JPEG_LOSSLESS_SV1, maker.JPEG_2000_LOSSLESS)
 CAP = "1GB"
+# Of the CPU, its decoders' included; a hang that takes none is ended by pytest, or seen by you.
 MOST_SECONDS = 30.0
-ALLOWED_EXITS = {0, 4, 6}
+# 5: every file claims sizes that the cap cannot hold, so that the plan refuses them.
+ALLOWED_EXITS = {0, 4, 5, 6}
 _ODD_LENGTHS = (0, 1, 0x7F, 0xFFFE, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFE, 0xFFFFFFFF)
 _ITEM = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
 _SEQUENCE = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff"
@@ -171,9 +173,9 @@ class Bench:
             for k in hit:
                 path = work / made.files[k]
                 path.write_bytes(mutate(path.read_bytes(), random.Random(seed)))
-        start = time.perf_counter()
+        start = cpu_seconds()
         code, out, err = self.predict(work)
-        seconds = time.perf_counter() - start
+        seconds = cpu_seconds() - start
         wrong = self.fault(code, out, err, seconds)
         if wrong is None and code == 0:
             wrong = self.wrong_result(work, made, hit)
@@ -192,7 +194,7 @@ class Bench:
         return code, out.getvalue(), err.getvalue()
 
     def fault(self, code: int, out: str, err: str, seconds: float) -> str | None:
-        if code not in ALLOWED_EXITS:
+        if code not in ALLOWED_EXITS or (code == 5 and "memory cap" not in err):
             return f"FAULT exit {code}: {err[-1500:]}"
         if seconds > MOST_SECONDS:
             return f"FAULT took {seconds:.0f} s"
@@ -220,6 +222,12 @@ class Bench:
                     if not np.array_equal(plane, hu):
                         return f"FAULT slice {k} has other values"
         return None if found == len(untouched) else f"FAULT {found} of {len(untouched)} slices"
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, kinds))
 
 
 def memory_mb() -> tuple[float, float]:

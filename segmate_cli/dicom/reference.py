@@ -107,6 +107,7 @@ class Reference:
         shared: Raw bytes of attributes by keyword; they name a patient, so never print them.
         made_at: (date, time) of the scan as DICOM writes them, or a fixed one where unknown.
         made_up: Identifiers that none of the files has, so that they were made up.
+        series: As it was found; None for the slices that a scan was read from.
     """
 
     path: Place
@@ -115,6 +116,7 @@ class Reference:
     shared: dict[str, bytes]
     made_at: tuple[str, str]
     made_up: tuple[str, ...] = ()
+    series: SeriesInfo | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -224,7 +226,8 @@ def of_folder(geometry: Geometry, path: Path, series: str | None = None) -> Refe
             "give the series that the scan was made of."
         )
     with open_store(path) as store:
-        return _reference(store, geometry, fitting[0].slices)
+        found = _reference(store, geometry, fitting[0].slices)
+    return replace(found, series=fitting[0])
 
 
 def _reference(store: FileStore, geometry: Geometry, slices: tuple[Header, ...]) -> Reference:
