@@ -99,7 +99,7 @@ def _describe_dicom(finding: Finding) -> dict[str, Any]:
         would = "ask for --series: several CT series fit, and none is clearly the best"
     except SegmateError as error:
         would = f"refuse: {error}"
-    in_series = sum(len(each.slices) for each in finding.series)
+    in_series = len({file for each in finding.series for file in each.files})
     return {
         "path": str(finding.path),
         "kind": "dicom",

@@ -50,6 +50,7 @@ class DicomSource:
         sop_instance_uids: One a slice, in the order of the volume's slices.
         files: Name of each slice's file inside ``path``, in the same order.
         description: SeriesDescription, or "".
+        frames: Number of each slice in its multi-frame file, from 1, or None; empty where not told.
     """
 
     path: Place
@@ -60,6 +61,7 @@ class DicomSource:
     sop_instance_uids: tuple[str, ...]
     files: tuple[str, ...]
     description: str = ""
+    frames: tuple[int | None, ...] = ()
 
 
 Source = NiftiSource | DicomSource

@@ -275,7 +275,7 @@ def identity_model(folder: Path) -> LoadedModel:
 
 
 def main(count: int) -> None:
-    """Run many cases and print the worst of them."""
+    """Run many cases; print the worst of them, after each round of orientations."""
     results: list[tuple[Case, Result]] = []
     with tempfile.TemporaryDirectory() as place:
         model = identity_model(Path(place) / "model")
@@ -283,15 +283,26 @@ def main(count: int) -> None:
             with tempfile.TemporaryDirectory(dir=place) as folder:
                 case = make_case(number)
                 results.append((case, run_case(case, Path(folder), model)))
-    print(f"{sum(bool(case.left_out) for case, _ in results)} with gaps")
-    worst = max(results, key=lambda pair: pair[1].worst)
-    print(f"farthest wrong voxel / allowed: {worst[1].worst:.3f} {worst[0]}")
+            if len(results) % 48 == 0 or len(results) == count:
+                print(_summary(results), flush=True)
+
+
+def _summary(results: list[tuple[Case, Result]]) -> str:
+    cases, found = zip(*results, strict=True)
+    worst = max(each.worst for each in found)
+    moved = max(each.moved_mm for each in found)
+    lines = [
+        f"{len(cases)} cases, {sum(bool(case.tilt_deg) for case in cases)} tilted, "
+        f"{sum(bool(case.left_out) for case in cases)} with gaps, "
+        f"{sum(len(set(case.steps_mm)) > 1 for case in cases)} uneven",
+        f"  farthest wrong voxel / allowed: {worst:.3f} in case "
+        f"{next(case.seed for case, each in results if each.worst == worst)}",
+        f"  centre moved by up to {moved:.3f} mm",
+    ]
     for mixed in (True, False):
-        some = [pair for pair in results if pair[1].mixed == mixed]
-        off = max(some, key=lambda pair: abs(pair[1].volume - 1))
-        print(f"volume / true, mixed {mixed}: {off[1].volume:.4f} {off[0]}")
-    moved = max(results, key=lambda pair: pair[1].moved_mm)
-    print(f"centre moved: {moved[1].moved_mm:.3f} mm {moved[0]}")
+        ratios = [each.volume for each in found if each.mixed == mixed] or [1.0]
+        lines.append(f"  volume / true, mixed {mixed}: {min(ratios):.4f} to {max(ratios):.4f}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ LAYERS = (
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("between", "inputs"),
     ("segmenter",),
-    ("dicom.stack", "pipeline"),
+    ("dicom.multiframe", "dicom.stack", "pipeline"),
     ("dicom.series",),
     ("dicom.finding", "dicom.pixels", "dicom.scoring"),
     ("dicom.choice",),

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from segmate_cli.dicom.files import FileStore, Place, open_store
-from segmate_cli.dicom.header import MALFORMED, Header, Rejected, pixel_data, read_header
+from segmate_cli.dicom.header import MALFORMED, Header, Rejected, pixel_data
+from segmate_cli.dicom.multiframe import read_headers
 from segmate_cli.dicom.series import DERIVED, IMAGE, MULTI_FRAME, SeriesInfo, group_series
 
 # Parsing holds Python's lock; a few threads hide the latency of a network share.
@@ -51,7 +52,8 @@ def find_series(path: Place) -> Finding:
     """
     with open_store(path) as store:
         with ThreadPoolExecutor(_THREADS) as pool:
-            results = list(pool.map(lambda name: read_header(store, name), store.names))
+            read = pool.map(lambda name: read_headers(store, name), store.names)
+            results = [one for of_file in read for one in of_file]
         headers = [one for one in results if isinstance(one, Header)]
         rejected = [one for one in results if isinstance(one, Rejected)]
         headers, copies = _without_copies(store, headers)
@@ -72,16 +74,21 @@ def _without_copies(
     store: FileStore, headers: Sequence[Header]
 ) -> tuple[list[Header], list[tuple[str, str]]]:
     """Leave out files that are another one byte for byte; equal UIDs alone are no proof."""
-    counts = Counter(header.sop_uid for header in headers)
+    # Frames of one file have one UID.
+    counts = Counter(uid for uid, _ in {(header.sop_uid, header.file) for header in headers})
     kept: list[Header] = []
     copies: list[tuple[str, str]] = []
     first_of: dict[tuple[str, bytes], str] = {}
+    digests: dict[str, bytes] = {}
     for header in headers:
         if header.sop_uid and counts[header.sop_uid] > 1:
-            key = (header.sop_uid, _digest(store, header.file))
+            if header.file not in digests:
+                digests[header.file] = _digest(store, header.file)
+            key = (header.sop_uid, digests[header.file])
             first = first_of.setdefault(key, header.file)
             if first != header.file:
-                copies.append((header.file, f"a copy of {first}"))
+                if header.frame in (None, 1):
+                    copies.append((header.file, f"a copy of {first}"))
                 continue
         kept.append(header)
     return kept, copies
@@ -97,7 +104,7 @@ def _without_repeats(
     first_of: dict[tuple[Hashable, bytes], str] = {}
     for header in headers:
         slot = _slot(header)
-        if header.position_mm and counts[slot] > 1:
+        if header.position_mm and counts[slot] > 1 and header.frame is None:
             first = first_of.setdefault((slot, _pixel_digest(store, header.file)), header.file)
             if first != header.file:
                 repeats.append((header.file, f"the same image as {first}"))

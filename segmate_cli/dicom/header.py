@@ -56,7 +56,7 @@ _BINARY = {
     "PixelPaddingValue": 0x00280120,
     "PixelPaddingRangeLimit": 0x00280121,
 }
-_TAGS = {
+TAGS = {
     "SpecificCharacterSet": 0x00080005,
     "ImageType": 0x00080008,
     "SOPClassUID": 0x00080016,
@@ -98,7 +98,7 @@ _NAMING = {
 _LARGEST = 1e10
 _MASK = "***"
 _WHOLE_WORD, _ANYWHERE = 2, 4
-_WANTED = frozenset((*_TAGS.values(), *_NAMING.values()))
+_WANTED = frozenset((*TAGS.values(), *_NAMING.values()))
 _META_TAGS = {
     "MediaStorageSOPClassUID": 0x00020002,
     "MediaStorageSOPInstanceUID": 0x00020003,
@@ -171,7 +171,10 @@ class Acquisition:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One file's attributes; None, "" or 0 where it does not say, or not in a readable way."""
+    """One slice's attributes; None, "" or 0 where its file does not say, or not readably.
+
+    ``frame`` is the slice's number in a multi-frame file, from 1; None in a file of one slice.
+    """
 
     file: str
     syntax_uid: str
@@ -196,8 +199,14 @@ class Header:
     columns: int = 0
     samples: int = 1
     frames: int = 1
+    frame: int | None = None
     lossy: bool = False
     values: StoredValues = StoredValues()
+
+    @property
+    def where(self) -> str:
+        """The file, and the frame in it, for messages."""
+        return self.file if self.frame is None else f"{self.file}, frame {self.frame}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +239,7 @@ def read_header(store: FileStore, name: str) -> Header | Rejected:
         if isinstance(error, OSError) and error.strerror:
             return Rejected(name, f"cannot be read: {error.strerror}", is_dicom=False)
         return Rejected(name, "damaged or cut off: its header cannot be parsed", is_dicom=True)
-    header = _header_of(parsed, name)
+    header = header_of(parsed, name)
     if header.sop_class_uid == _DICOMDIR_CLASS:
         return Rejected(name, "DICOMDIR, an index of other files; not followed", is_dicom=True)
     if not header.series_uid and not header.modality:
@@ -274,7 +283,7 @@ class Parsed:
 
     def raw(self, keyword: str) -> bytes:
         """An attribute's bytes, b"" where it is missing or empty."""
-        return self.data.get(_TAGS[keyword], b"")
+        return self.data.get(TAGS[keyword], b"")
 
     def text(self, keyword: str) -> str:
         """Printable text, values apart by backslashes; the file meta group's where empty."""
@@ -339,6 +348,23 @@ def raw_attributes(stream: BinaryIO, size: int, tags: frozenset[int]) -> dict[in
     return walker.collect(tags, PIXEL_DATA & 0xFFFF0000)
 
 
+def item_attributes(
+    stream: BinaryIO,
+    size: int,
+    sequences: frozenset[int],
+    groups: frozenset[int],
+    tags: frozenset[int],
+    most: int,
+) -> dict[int, list[dict[int, bytes]]]:
+    """Bytes of attributes in the items of sequences; see ``ElementWalker.collect_items``.
+
+    Raises:
+        one of MALFORMED: the stream is no DICOM file, or damaged.
+    """
+    walker, _, _ = _data_set(stream, size, _MAX_INFLATED_HEADER_BYTES)
+    return walker.collect_items(sequences, groups, tags, most)
+
+
 def pixel_data(stream: BinaryIO, size: int) -> tuple[bytes, bool]:
     """Value of PixelData of a seekable stream at its start, and whether it is encapsulated.
 
@@ -348,6 +374,19 @@ def pixel_data(stream: BinaryIO, size: int) -> tuple[bytes, bool]:
     walker, _, _ = _data_set(stream, size, _MAX_INFLATED_BYTES)
     walker.collect(frozenset(), PIXEL_DATA)
     return walker.pixel_data()
+
+
+def pixel_place(stream: BinaryIO, size: int) -> tuple[int, int | None]:
+    """Where the value of PixelData begins in a seekable stream at its start, and its length.
+
+    The length is None for compressed pixels, which come as items.
+
+    Raises:
+        one of MALFORMED: there is none.
+    """
+    walker, _, _ = _data_set(stream, size, _MAX_INFLATED_BYTES)
+    walker.collect(frozenset(), PIXEL_DATA)
+    return walker.pixel_place()
 
 
 def _data_set(
@@ -380,7 +419,8 @@ def _data_set(
     )
 
 
-def _header_of(data: Parsed, file: str) -> Header:
+def header_of(data: Parsed, file: str) -> Header:
+    """A header from the attributes that were parsed."""
     return Header(
         file=file,
         syntax_uid=data.syntax_uid,
@@ -428,7 +468,7 @@ def _values_of(data: Parsed) -> StoredValues:
         intercept=_present(data, "RescaleIntercept"),
         unit=data.text("RescaleType").upper(),
         padding=None if padding is None else (padding, padding if limit is None else limit),
-        has_table=_TAGS["ModalityLUTSequence"] in data.data,
+        has_table=TAGS["ModalityLUTSequence"] in data.data,
     )
 
 

@@ -20,6 +20,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
+from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DSfloat
 
 from segmate_cli import __version__
@@ -142,10 +143,21 @@ def blank_patient() -> Dataset:
     return blank
 
 
+def stand_in_uid(header: Header) -> str:
+    """A UID that a slice has for itself alone, though it be a frame of a file with others."""
+    if header.frame is None:
+        return header.sop_uid
+    return UidMaker.of({"frame": [header.sop_uid, header.frame]}).uid()
+
+
 def source_image(header: Header) -> Dataset:
-    """A slice as highdicom wants it, without its patient."""
+    """A slice as highdicom wants it, without its patient.
+
+    A frame of a multi-frame file passes for a slice, under its `stand_in_uid`.
+    """
     image = blank_patient()
-    image.SOPClassUID, image.SOPInstanceUID = header.sop_class_uid, header.sop_uid
+    image.SOPClassUID = header.sop_class_uid if header.frame is None else CTImageStorage
+    image.SOPInstanceUID = stand_in_uid(header)
     image.StudyInstanceUID, image.SeriesInstanceUID = header.study_uid, header.series_uid
     image.FrameOfReferenceUID = header.frame_of_reference_uid
     image.Modality, image.Rows, image.Columns = header.modality, header.rows, header.columns

@@ -23,6 +23,7 @@ from segmate_cli.dicom.decode import (
 )
 from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, pixel_data
+from segmate_cli.dicom.multiframe import FrameFile
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.errors import (
     AmbiguousSeriesError,
@@ -142,14 +143,13 @@ class _SliceReader:
     def __init__(self, path: Place, store: FileStore, stack: ExitStack) -> None:
         self._path, self._store, self._stack = path, store, stack
         self._lock, self._local = threading.Lock(), threading.local()
+        self._frames: dict[str, FrameFile] = {}
 
     def read(self, header: Header) -> Hounsfield:
         """One slice, (rows, columns) int16 HU."""
         try:
             form = _pixel_format(header)
-            with self._store.open(header.file) as file:
-                content = file.read()
-            value, encapsulated = pixel_data(BytesIO(content), len(content))
+            value, encapsulated = self._value(header, form)
             if encapsulated != (form.syntax_uid not in NATIVE_SYNTAXES):
                 raise _FormatError("its pixel data is not stored as its transfer syntax says")
             stored = self._decode(form, value)
@@ -158,7 +158,22 @@ class _SliceReader:
         try:
             return _to_hu(stored, header, form.signed)
         except NotHounsfieldError as error:
-            raise NotHounsfieldError(f"{self._path}, {header.file}: {error}") from None
+            raise NotHounsfieldError(f"{self._path}, {header.where}: {error}") from None
+
+    def _value(self, header: Header, form: PixelFormat) -> tuple[bytes, bool]:
+        """The slice's PixelData, and whether it is encapsulated."""
+        if header.frame is None:
+            with self._store.open(header.file) as file:
+                content = file.read()
+            return pixel_data(BytesIO(content), len(content))
+        with self._lock:
+            if header.file not in self._frames:
+                opened = FrameFile(self._store, header.file)
+                self._stack.callback(opened.close)
+                self._frames[header.file] = opened
+        of_file = self._frames[header.file]
+        size = form.rows * form.columns * form.bits_allocated // 8
+        return of_file.read(header.frame, header.frames, size), of_file.encapsulated
 
     def _decode(self, form: PixelFormat, value: bytes) -> Pixels:
         if form.syntax_uid in NATIVE_SYNTAXES:
@@ -181,7 +196,7 @@ class _SliceReader:
             reason = "its pixel data is damaged or cut off"
         syntax = SYNTAX_NAMES.get(header.syntax_uid, header.syntax_uid)
         return UnreadableError(
-            f"{self._path}: cannot read {header.file} ({syntax}): {reason}; copy or export it "
+            f"{self._path}: cannot read {header.where} ({syntax}): {reason}; copy or export it "
             "again."
         )
 
@@ -275,6 +290,7 @@ def _source(path: Place, series: SeriesInfo) -> DicomSource:
         sop_class_uid=series.sop_class_uid,
         sop_instance_uids=tuple(header.sop_uid for header in series.slices),
         files=series.files,
+        frames=tuple(header.frame for header in series.slices),
         description=series.description,
     )
 

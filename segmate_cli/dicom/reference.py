@@ -21,7 +21,8 @@ from pydicom.uid import UID, CTImageStorage
 
 from segmate_cli import dicom
 from segmate_cli.dicom.files import FileStore, Place, open_store
-from segmate_cli.dicom.header import MALFORMED, Header, raw_attributes, read_header
+from segmate_cli.dicom.header import MALFORMED, Header, raw_attributes
+from segmate_cli.dicom.multiframe import read_headers
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.dicom.stack import (
     EVEN_SHARE,
@@ -179,8 +180,16 @@ def of_source(geometry: Geometry, source: DicomSource) -> Reference:
         GeometryError: They do not lie where the label map does.
     """
     with open_store(source.path) as store:
-        found = [read_header(store, name) for name in source.files if name in store.names]
-        slices = tuple(one for one in found if isinstance(one, Header))
+        there = [name for name in dict.fromkeys(source.files) if name in store.names]
+        found = {
+            (one.file, one.frame): one
+            for name in there
+            for one in read_headers(store, name)
+            if isinstance(one, Header)
+        }
+        frames = source.frames or (None,) * len(source.files)
+        wanted = zip(source.files, frames, strict=True)
+        slices = tuple(found[each] for each in wanted if each in found)
         if tuple(one.sop_uid for one in slices) != source.sop_instance_uids:
             raise UnreadableError(
                 f"{source.path}: its files have changed since they were read; run again."
@@ -293,7 +302,8 @@ def _check_identified(path: Place, slices: tuple[Header, ...]) -> None:
     for keyword, name in _IDENTIFIERS.items():
         values = set(_values(slices, name))
         if keyword == "SOPInstanceUID":
-            if len(values) < len(slices) or "" in values:
+            slots = {(one.sop_uid, one.frame) for one in slices}
+            if len(slots) < len(slices) or "" in values:
                 raise InputError(f"{path}: slices without a SOPInstanceUID of their own: {remedy}")
         elif len(values) > 1:
             raise InputError(f"{path}: the series has several {keyword}s: {remedy}")

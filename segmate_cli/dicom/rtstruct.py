@@ -135,6 +135,8 @@ def _frame_of_reference(slices: Sequence[Header]) -> Dataset:
 def _image(header: Header) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.sop_class_uid, header.sop_uid
+    if header.frame is not None:
+        item.ReferencedFrameNumber = header.frame
     return item
 
 

@@ -32,6 +32,7 @@ from segmate_cli.dicom.objects import (
     segment_numbers,
     side_codes,
     source_image,
+    stand_in_uid,
     tracking_uids,
     type_code,
 )
@@ -86,6 +87,7 @@ def write_seg(
         seg = _build(labels, reference.turn.view(numbers), reference, options, uids)
         del numbers  # a byte a voxel, while writing takes copies of the frames
         _describe_segments(seg, labels, found, reference)
+        _refer_to_frames(seg, reference)
         _make_reproducible(seg, uids)
         add_patient(seg, reference.shared)
         check_places(seg, reference)
@@ -192,6 +194,27 @@ def _describe_segments(
             item.SegmentDescription = ". ".join(filter(None, (absent, gaps)))
 
 
+def _refer_to_frames(seg: Segmentation, reference: Reference) -> None:
+    """Refer to frames of multi-frame files by the file's UID and their number."""
+    slices = {stand_in_uid(one): one for one in reference.slices if one.frame is not None}
+    if not slices:
+        return
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        for source in frame.DerivationImageSequence[0].SourceImageSequence:
+            header = slices[str(source.ReferencedSOPInstanceUID)]
+            source.ReferencedSOPClassUID = header.sop_class_uid
+            source.ReferencedSOPInstanceUID = header.sop_uid
+            source.ReferencedFrameNumber = header.frame
+    for series in seg.ReferencedSeriesSequence:
+        items: dict[str, Dataset] = {}
+        for item in series.ReferencedInstanceSequence:
+            header = slices[str(item.ReferencedSOPInstanceUID)]
+            item.ReferencedSOPClassUID = header.sop_class_uid
+            item.ReferencedSOPInstanceUID = header.sop_uid
+            items.setdefault(item.ReferencedSOPInstanceUID, item)
+        series.ReferencedInstanceSequence = list(items.values())
+
+
 def _make_reproducible(seg: Segmentation, uids: UidMaker) -> None:
     """Replace what highdicom takes from the clock or from chance."""
     drop_the_clock(seg)
@@ -206,11 +229,14 @@ def check_places(seg: Dataset, reference: Reference) -> None:
     Raises:
         GeometryError: One does not, or names no source of the series.
     """
-    place_of = {one.sop_uid: np.array(one.position_mm) for one in reference.slices}
+    place_of = {(one.sop_uid, one.frame): np.array(one.position_mm) for one in reference.slices}
     for n, frame in enumerate(seg.PerFrameFunctionalGroupsSequence, start=1):
         place = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
         sources = frame.DerivationImageSequence[0].SourceImageSequence
-        uids = [str(source.ReferencedSOPInstanceUID) for source in sources]
+        uids = [
+            (str(source.ReferencedSOPInstanceUID), source.get("ReferencedFrameNumber"))
+            for source in sources
+        ]
         off = [np.linalg.norm(place - place_of[uid]) for uid in uids if uid in place_of]
         if len(off) != 1 or off[0] > _SAME_PLACE_MM:
             raise GeometryError(

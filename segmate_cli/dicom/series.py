@@ -28,7 +28,6 @@ LOCALIZER, SECONDARY, PICTURE = "localizer", "secondary capture", "colour pictur
 SINGLE, NO_IMAGE, DOSE_REPORT = "single slice", "no image", "dose report"
 ONE_PLACE = "series of images at one place"
 
-_ENHANCED_CLASSES = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}
 _SECONDARY_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 _DOSE_CLASSES = {"1.2.840.10008.5.1.4.1.1.88.67", "1.2.840.10008.5.1.4.1.1.88.76"}
 
@@ -151,7 +150,7 @@ def _role(header: Header) -> str:
         return PICTURE
     if "LOCALIZER" in header.image_type:
         return LOCALIZER
-    if header.frames > 1 or header.sop_class_uid in _ENHANCED_CLASSES:
+    if header.frames > 1 and header.frame is None:
         return MULTI_FRAME
     if header.image_type[:2] == ("DERIVED", "SECONDARY"):
         return DERIVED
@@ -169,7 +168,7 @@ def _stacks_of(kind: str, headers: list[Header]) -> list[SeriesInfo]:
 
 
 def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
-    headers = sorted(headers, key=lambda header: header.file)
+    headers = sorted(headers, key=lambda header: (header.file, header.frame or 0))
     problems = mixed(headers) if kind in (IMAGE, DERIVED, LOCALIZER) else ()
     stack = None
     if not unplaced(headers):

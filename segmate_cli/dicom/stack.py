@@ -267,7 +267,7 @@ def irregularities(stack: Stack, gaps: tuple[Gap, ...]) -> tuple[str, ...]:
         worst = int(off.argmax())
         found.append(
             f"unevenly spaced slices, {apart.min():.2f} to {apart.max():.2f} mm apart: "
-            f"{stack.at(float(stack.along[worst]))} ({stack.slices[worst].file}) is "
+            f"{stack.at(float(stack.along[worst]))} ({stack.slices[worst].where}) is "
             f"{off[worst]:.2f} mm off its even place"
         )
     return tuple(found)
@@ -293,7 +293,7 @@ def _doubled(stack: Stack, doubles: tuple[float, ...]) -> str:
     listed = []
     for position in doubles[:_LISTED]:
         near = np.flatnonzero(np.abs(stack.along - position) <= EVEN_SHARE * step + 1e-2)
-        names = ", ".join(stack.slices[n].file for n in near[:2])
+        names = ", ".join(stack.slices[n].where for n in near[:2])
         listed.append(f"{stack.at(position)} ({names})")
     return f"{_count(len(doubles), 'position')} with more than one slice: " + _list(
         listed, len(doubles)
@@ -314,7 +314,7 @@ def _tilted(stack: Stack, tilt: float) -> str:
     first, last = (_triple(place) for place in (stack.places[0], stack.places[-1]))
     return (
         f"slices tilted by {tilt:.2f} degrees against their stack, from {first} mm "
-        f"({stack.slices[0].file}) to {last} mm ({stack.slices[-1].file})"
+        f"({stack.slices[0].where}) to {last} mm ({stack.slices[-1].where})"
     )
 
 
@@ -323,8 +323,8 @@ def _too_far_apart(stack: Stack) -> list[str]:
     allowed = max(LARGEST_GAP_MM, (2 - _WHOLE_SHARE) * float(np.median(apart)))
     far = np.flatnonzero(apart > allowed)
     listed = [
-        f"{apart[n]:.2f} mm between {stack.at(float(stack.along[n]))} ({stack.slices[n].file}) "
-        f"and {stack.at(float(stack.along[n + 1]))} ({stack.slices[n + 1].file})"
+        f"{apart[n]:.2f} mm between {stack.at(float(stack.along[n]))} ({stack.slices[n].where}) "
+        f"and {stack.at(float(stack.along[n + 1]))} ({stack.slices[n + 1].where})"
         for n in far[:_LISTED]
     ]
     if not listed:
@@ -344,7 +344,7 @@ def _sideways(stack: Stack) -> list[str]:
     worst = int(sideways.argmax())
     return [
         f"slices shifted sideways: {stack.at(float(stack.along[worst]))} "
-        f"({stack.slices[worst].file}) by {sideways[worst]:.2f} mm"
+        f"({stack.slices[worst].where}) by {sideways[worst]:.2f} mm"
     ]
 
 
@@ -352,7 +352,7 @@ def mixed(headers: list[Header]) -> tuple[str, ...]:
     """Missing places, and attributes that must not differ inside a volume but do."""
     problems = []
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        files = [one.file for one in headers if _why_unplaced(one) == keyword]
+        files = [one.where for one in headers if _why_unplaced(one) == keyword]
         if files:
             problems.append(
                 f"{_count(len(files), 'slice')} without a valid {keyword}: "
@@ -368,7 +368,7 @@ def mixed(headers: list[Header]) -> tuple[str, ...]:
         problems.extend(_groups(headers, what, value, near))
     frames = Counter(one.frame_of_reference_uid for one in headers)
     if len(frames) > 1:
-        first_of = {one.frame_of_reference_uid: one.file for one in reversed(headers)}
+        first_of = {one.frame_of_reference_uid: one.where for one in reversed(headers)}
         listed = [f"{n} in one (such as {first_of[uid]})" for uid, n in frames.most_common(_LISTED)]
         problems.append(
             f"slices of {len(frames)} frames of reference: " + _list(listed, len(frames))
@@ -391,14 +391,14 @@ def _groups(
     if len(groups) == 1:
         return []
     listed = [
-        f"{len(group)} of {_numbers(value(group[0]))} (such as {group[0].file})"
+        f"{len(group)} of {_numbers(value(group[0]))} (such as {group[0].where})"
         for group in groups[:_LISTED]
     ]
     return [f"slices of more than one {what}: " + _list(listed, len(groups))]
 
 
 def _file_at(stack: Stack, position_mm: float) -> str:
-    return stack.slices[int(np.abs(stack.along - position_mm).argmin())].file
+    return stack.slices[int(np.abs(stack.along - position_mm).argmin())].where
 
 
 def _triple(place: Vectors) -> str:

@@ -149,7 +149,7 @@ def _slices(
 ) -> tuple[Dataset, ...]:
     """Slices, by class and instance, as evidence."""
     found = []
-    for sop_class, sop_uid in classes:
+    for sop_class, sop_uid in dict.fromkeys(classes):  # frames of one file have one UID
         item = blank_patient()
         item.SOPClassUID, item.SOPInstanceUID, item.Modality = sop_class, sop_uid, "CT"
         item.StudyInstanceUID, item.SeriesInstanceUID = study_uid, series_uid

@@ -6,6 +6,7 @@ asked for (a patient's name among them) are skipped and never read. DICOM PS3.5,
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -66,6 +67,78 @@ class ElementWalker:
                 found[tag] = value
         return found
 
+    def collect_items(
+        self, sequences: frozenset[int], groups: frozenset[int], wanted: frozenset[int], most: int
+    ) -> dict[int, list[dict[int, bytes]]]:
+        """For each item of some sequences before the pixels, values of ``wanted`` tags.
+
+        Args:
+            sequences: Of the data set, by tag.
+            groups: Sequences inside of their items, whose first items hold the values.
+            wanted: The values, by tag.
+            most: Items of a sequence.
+
+        Raises:
+            EOFError, ValueError: as ``collect``; too many items.
+        """
+        found: dict[int, list[dict[int, bytes]]] = {}
+        for tag, length, explicit, _ in self._elements(self._explicit):
+            if tag >= PIXEL_DATA & 0xFFFF0000:
+                break
+            if tag in sequences:
+                items = self._items(length, explicit, (groups, frozenset()), wanted)
+                found[tag] = list(itertools.islice(items, most + 1))
+                if len(found[tag]) > most:
+                    raise ValueError("a sequence has absurdly many items")
+            elif length == _UNDEFINED:
+                self._skip_sequence(explicit)
+            else:
+                self._skip(length)
+        return found
+
+    def _items(
+        self,
+        length: int,
+        explicit: bool,
+        below: tuple[frozenset[int], ...],
+        wanted: frozenset[int],
+    ) -> Iterator[dict[int, bytes]]:
+        """Values of each item of a sequence, which comes next, and of sequences ``below`` in it."""
+        end = None if length == _UNDEFINED else self._stream.tell() + length
+        while end is None or self._stream.tell() < end:
+            tag, size = self._item()
+            if tag == _SEQUENCE_END:
+                return
+            if tag != _ITEM:
+                raise ValueError("a sequence holds something else than items")
+            yield self._values(size, explicit, below, wanted)
+
+    def _values(
+        self,
+        length: int,
+        explicit: bool,
+        below: tuple[frozenset[int], ...],
+        wanted: frozenset[int],
+    ) -> dict[int, bytes]:
+        end = None if length == _UNDEFINED else self._stream.tell() + length
+        found: dict[int, bytes] = {}
+        while end is None or self._stream.tell() < end:
+            tag, size, inside, _ = next(self._elements(explicit), (0, -1, False, 0))
+            if size < 0:
+                raise EOFError
+            if tag == _ITEM_END:
+                break
+            if tag in below[0]:
+                for n, values in enumerate(self._items(size, inside, below[1:], wanted)):
+                    found.update(values if n == 0 else {})
+            elif size == _UNDEFINED:
+                self._skip_sequence(inside)
+            elif tag in wanted and size <= _LONGEST_VALUE:
+                found[tag] = self._take(size)
+            else:
+                self._skip(size)
+        return found
+
     def pixel_data(self) -> tuple[bytes, bool]:
         """Value of PixelData, the next element; for compressed ones all items, and True.
 
@@ -73,12 +146,9 @@ class ElementWalker:
             EOFError: the stream ends before the pixels do.
             ValueError: there is no pixel data.
         """
-        tag, length, _, _ = next(self._elements(self._explicit), (0, 0, False, 0))
-        if tag != PIXEL_DATA:
-            raise ValueError("it has no pixel data")
-        if length != _UNDEFINED:
+        start, length = self.pixel_place()
+        if length is not None:
             return self._take(length), False
-        start = self._stream.tell()
         while True:
             item, size = self._item()
             if item == _SEQUENCE_END:
@@ -89,6 +159,17 @@ class ElementWalker:
         end = self._stream.tell() - 8
         self._stream.seek(start)
         return self._take(end - start), True
+
+    def pixel_place(self) -> tuple[int, int | None]:
+        """Where the value of PixelData, the next element, begins; its length, if not compressed.
+
+        Raises:
+            ValueError: there is no pixel data.
+        """
+        tag, length, _, _ = next(self._elements(self._explicit), (0, 0, False, 0))
+        if tag != PIXEL_DATA:
+            raise ValueError("it has no pixel data")
+        return self._stream.tell(), None if length == _UNDEFINED else length
 
     def _elements(self, explicit: bool) -> Iterator[tuple[int, int, bool, int]]:
         """(tag, length, whether it has a VR other than UN, where it starts)."""
