@@ -407,17 +407,17 @@ def test_nothing_found_is_for_review_and_only_nifti_is_written(predict, series, 
 
 @pytest.mark.skipif(not SCANS.is_dir(), reason="needs the real scans of ../shared/ct/scans")
 @pytest.mark.parametrize(
-    ("name", "missing"),
+    ("name", "series", "missing"),
     [
-        ("petct_two_series_dicom.zip", ()),
-        ("abdomen20_dicom", ("SeriesInstanceUID", "StudyInstanceUID")),
-        ("ircad01_dicom.zip", ("FrameOfReferenceUID",)),
+        ("petct_two_series_dicom.zip", "1", ()),
+        ("petct_two_series_dicom.zip", "2", ()),
+        ("abdomen20_dicom", "auto", ("SeriesInstanceUID", "StudyInstanceUID")),
+        ("ircad01_dicom.zip", "auto", ("FrameOfReferenceUID",)),
     ],
 )
-def test_a_real_series_reads_the_same_in_dcmqi(predict, tmp_path, name, missing):
+def test_a_real_series_reads_the_same_in_dcmqi(predict, tmp_path, name, series, missing):
     nifti, seg = tmp_path / "labels.nii.gz", tmp_path / "seg.dcm"
-    series = ("--series", "1") if "two" in name else ()
-    code, _, err = predict(SCANS / name, *series, "-o", nifti, "-o", seg)
+    code, _, err = predict(SCANS / name, "--series", series, "-o", nifti, "-o", seg)
     assert code == 0, err
     assert all(keyword in err for keyword in missing)
     read = read_by_dcmqi(seg, tmp_path / "out", nifti)
