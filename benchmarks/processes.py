@@ -22,18 +22,22 @@ class Cost:
         wall_s: From start to end of the process.
         cpu_s: User and system seconds, children included.
         peak_mb: Most memory that the process and its children held, what they share counted once.
+        largest_mb: Most memory that any one of them held.
         first_s: From the start to the first line on stderr that holds ``"segment"``, which
             segmate's JSON progress prints just before the first slice enters the network; or None.
+        code: The exit code.
     """
 
     wall_s: float
     cpu_s: float
     peak_mb: float
+    largest_mb: float
     first_s: float | None
+    code: int = 0
 
 
-def run(command: list[str]) -> Cost:
-    """Run a command to its end; CalledProcessError where it fails."""
+def run(command: list[str], allowed: tuple[int, ...] = (0,)) -> Cost:
+    """Run a command to its end; CalledProcessError where it ends with a code not allowed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     process = subprocess.Popen(
@@ -53,11 +57,11 @@ def run(command: list[str]) -> Cost:
     code = process.wait()
     wall_s = time.monotonic() - start
     watcher.stop()
-    if code:
+    if code not in allowed:
         raise subprocess.CalledProcessError(code, command, stderr="".join(said[-20:]))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(wall_s, cpu_s, watcher.peak / 1e6, first_s)
+    return Cost(wall_s, cpu_s, watcher.peak / 1e6, watcher.largest / 1e6, first_s, code)
 
 
 class _Watcher(threading.Thread):
@@ -66,6 +70,7 @@ class _Watcher(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.peak = 0
+        self.largest = 0
         self._pid = pid
         self._done = threading.Event()
 
@@ -90,6 +95,7 @@ class _Watcher(threading.Thread):
             except (OSError, ValueError, IndexError):  # it has ended meanwhile
                 continue
         own = [sizes for pid, sizes in held.items() if self._own(pid, parent)]
+        self.largest = max(self.largest, *(resident for resident, _ in own), 0)
         shared = max((both for _, both in own), default=0)
         return shared + sum(resident - both for resident, both in own)
 

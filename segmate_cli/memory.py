@@ -73,6 +73,9 @@ def peak_bytes() -> int:
 
     Children count as far as ``total_bytes`` has seen them, since no system adds them up.
     """
+    own = _status_bytes("VmHWM")
+    if own:  # getrusage's figure survives exec: it may be that of the program that started this one
+        return max(_most_seen_bytes, own)
     try:
         import resource
     except ImportError:  # Windows
@@ -84,12 +87,7 @@ def peak_bytes() -> int:
 
 def data_bytes() -> int:
     """Address space of this process's own data, touched or not (0 where nobody says)."""
-    try:
-        text = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    match = re.search(r"^VmData:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
+    return _status_bytes("VmData")
 
 
 def limit_data(size_bytes: int) -> tuple[int, int] | None:
@@ -142,6 +140,16 @@ def resolve_cap(asked_bytes: int | None = None) -> Cap:
         f"{human(asked_bytes)}."
     )
     return Cap(limits[least], f"what {least} leaves free", warning)
+
+
+def _status_bytes(name: str) -> int:
+    """A size from Linux's account of this process; 0 where there is none."""
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
 
 
 def _resident_bytes(process: str) -> int:
