@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
@@ -263,21 +262,19 @@ def write_labels(labels: LabelMap, path: Path) -> str:
     with (
         files.write_atomically(path) as raw,
         _writer(raw, compress) as stream,
-        Ahead(_hashed(labels, digest), _PLANES_AHEAD) as planes,
+        Ahead(_as_written(labels), _PLANES_AHEAD) as planes,
     ):
         header.write_to(stream)  # writes the extension flag and the extensions, too
         stream.write(b"\x00" * (int(header["vox_offset"]) - stream.tell()))
         for plane in planes:
+            digest.update(plane.data)
             stream.write(plane.data)
     return digest.hexdigest()
 
 
-def _hashed(labels: LabelMap, digest: Any) -> Generator[npt.NDArray[Any], None, None]:
-    """Planes as they are written; the digest gets each."""
+def _as_written(labels: LabelMap) -> Generator[npt.NDArray[Any], None, None]:
     for plane in labels.planes():
-        written = np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<"))
-        digest.update(written.data)
-        yield written
+        yield np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<"))
 
 
 def _load_header(path: Path) -> Any:
@@ -465,8 +462,7 @@ def _label_table(names: dict[int, Organ]) -> bytes:
     for value, organ in sorted(names.items()):
         red, green, blue = (round(part / 255, 4) for part in organ.rgb)
         colour = f'Red="{red}" Green="{green}" Blue="{blue}" Alpha="1"'
-        key = quoteattr(str(value))
-        rows.append(f"<Label Key={key} {colour}><![CDATA[{organ.key}]]></Label>")
+        rows.append(f'<Label Key="{value}" {colour}><![CDATA[{organ.key}]]></Label>')
     return (
         '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0">'
         f"<LabelTable>{''.join(rows)}</LabelTable><StudyMetaDataLinkSet></StudyMetaDataLinkSet>"

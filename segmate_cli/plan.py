@@ -29,6 +29,8 @@ _GPU_BATCH = 16
 # cap must hold for the worst.
 _MARGIN = 1.03
 _ENGINE_MARGIN = 0.2
+# The peaks of more than two slices in the network seldom meet, but they may.
+_FURTHER = 0.75
 # Python, NumPy, readers and the engine's own library, before a network is loaded.
 _RUNTIME_BYTES: dict[Engine, int] = {
     "onnx": 88 * 10**6,
@@ -288,7 +290,8 @@ def _stages(
     manifest = model.manifest
     rows, columns = padded_shape(grid, manifest.preprocessing)
     on_cpu = not isinstance(model, LoadedModel) or model.device == "cpu"
-    network = batch_size * _slice_bytes(manifest, grid) if on_cpu else 0
+    a_slice = _slice_bytes(manifest, grid) if on_cpu else 0
+    network = math.ceil(a_slice * (min(batch_size, 2) + _FURTHER * max(0, batch_size - 2)))
     # Between the model's slices where the scan's lie closer and labels are interpolated.
     voxels = max(grid.shape[0], grid.source_shape[0]) * math.prod(grid.shape[1:])
     scored = batch_size + _SCORED_SLICES
@@ -302,7 +305,7 @@ def _stages(
         Buffer(
             f"batch of {batch_size} in the network",
             _ENGINE_BYTES + network,
-            int(_ENGINE_MARGIN * network),
+            math.ceil((1 + _ENGINE_MARGIN) * a_slice * batch_size) - network,
         ),
         Buffer("scores", 4 * scored * manifest.network.channels * rows * columns),
         Buffer("allocator and tables", _SLACK_BYTES),

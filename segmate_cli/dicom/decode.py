@@ -67,6 +67,8 @@ _START_OF_FRAME = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xF7))
 # A 512 x 512 frame takes under 0.1 s and some MB; a process alone maps about 1 GB.
 _TIMEOUT_S = 60.0
 _MEMORY_BYTES = 4 << 30
+# What one holds while it decodes frames of 512 x 512.
+_DECODER_BYTES, _JPEG2000_BYTES = 58 * 10**6, 74 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,16 @@ class PixelFormat:
     signed: bool
     photometric: str = "MONOCHROME2"
     frames: int = 1
+
+
+def process_bytes(syntax_uid: str) -> int:
+    """What a `DecoderProcess` takes for a transfer syntax; 0 where none is needed.
+
+    Pages that it shares with its parent are in it, so that they count twice.
+    """
+    if syntax_uid in NATIVE_SYNTAXES:
+        return 0
+    return _JPEG2000_BYTES if syntax_uid in _JPEG2000 else _DECODER_BYTES
 
 
 class DecoderError(Exception):

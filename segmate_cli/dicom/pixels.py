@@ -20,6 +20,7 @@ from segmate_cli.dicom.decode import (
     PixelFormat,
     Pixels,
     decode,
+    process_bytes,
 )
 from segmate_cli.dicom.files import FileStore, Place, open_store
 from segmate_cli.dicom.header import MALFORMED, Header, pixel_data
@@ -43,8 +44,6 @@ _MOST_WORKERS = 4
 # A decoder process takes 0.3 s to start.
 _SLICES_A_PROCESS = 8
 _SLICES_AHEAD = 2
-# Of one decoder process, what it shares with its parent included: that counts twice.
-_DECODER_BYTES = 58 * 10**6
 
 
 def as_scan(path: Place, series: SeriesInfo) -> Scan:
@@ -132,9 +131,8 @@ def _workers(series: SeriesInfo) -> int:
 
 
 def _helper_bytes(series: SeriesInfo) -> int:
-    """What the processes take that decode; slices that are not compressed need none."""
-    plain = NATIVE_SYNTAXES.issuperset(series.transfer_syntaxes)
-    return 0 if plain else _workers(series) * _DECODER_BYTES
+    """What the processes take that decode."""
+    return _workers(series) * max(map(process_bytes, series.transfer_syntaxes), default=0)
 
 
 class _SliceReader:
