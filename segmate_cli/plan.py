@@ -30,7 +30,7 @@ _GPU_BATCH = 16
 _MARGIN = 1.03
 _ENGINE_MARGIN = 0.2
 # The peaks of more than two slices in the network seldom meet, but they may.
-_FURTHER = 0.75
+_FURTHER = 0.65
 # Python, NumPy, readers and the engine's own library, before a network is loaded.
 _RUNTIME_BYTES: dict[Engine, int] = {
     "onnx": 88 * 10**6,
