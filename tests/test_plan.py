@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from conftest import ball_scan, write_bundle
+from dicom_maker import Recipe, make_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from segmate_cli.engines import load_model
 from segmate_cli.errors import MemoryCapError, UsageError
 from segmate_cli.geometry import Geometry
 from segmate_cli.memory import Cap
+from segmate_cli.scans import find_scan
 from segmate_cli.volume import Scan
 
 NO_CAP = Cap(None, "none")
@@ -122,3 +124,35 @@ def test_a_cap_above_the_machines_memory_says_so(run, tiny_bundle, scan):
     code, _, err = run("plan", scan, "--model", tiny_bundle, "--memory-cap", "900TB")
     assert code == 0
     assert "counts instead of the memory cap of 900000.0 GB" in err
+
+
+@pytest.mark.parametrize(
+    ("syntax", "least_mb"),
+    [("1.2.840.10008.1.2.1", 0), ("1.2.840.10008.1.2.4.80", 50), ("1.2.840.10008.1.2.4.90", 70)],
+    ids=["uncompressed", "JPEG-LS", "JPEG 2000"],
+)
+def test_processes_that_decode_are_planned(tmp_path, default, syntax, least_mb):
+    folder = tmp_path / "series"
+    make_series(folder, Recipe(syntax=syntax, shape=(4, 64, 64)))
+    made = plan.make_plan(find_scan(folder), default, NO_CAP)
+    held = {
+        stage.name: sum(b.size_bytes for b in stage.buffers if b.name == "processes that decode")
+        for stage in made.stages
+    }
+    assert held["segment"] == held["load model"] >= least_mb * 10**6
+    assert (held["segment"] > 0) == (least_mb > 0)
+    assert held["clean up"] == held["write"] == 0  # they have ended
+
+
+def test_a_cap_holds_for_more_slices_in_the_network_than_are_expected_to_peak_at_once(default):
+    scan = unread((100, 256, 256))
+    grow = [
+        plan.make_plan(scan, default, NO_CAP, batch_size=n, threads=n).expected_peak_bytes
+        for n in (1, 2, 3)
+    ]
+    least = [
+        plan.make_plan(scan, default, NO_CAP, batch_size=n, threads=n).least_cap_bytes
+        for n in (1, 2, 3)
+    ]
+    assert grow[2] - grow[1] < grow[1] - grow[0]
+    assert least[2] - least[1] == pytest.approx(least[1] - least[0], rel=0.05)
