@@ -362,8 +362,13 @@ def _geometry(
 
 def _stored_sizes_mm(path: Path, header: Any) -> list[float]:
     """Voxel sizes as the file has them: nibabel has already made 1 of 0 and + of -."""
-    with _reader(path) as stream:
-        stored = type(header).from_fileobj(stream, check=False)
+    try:
+        with _reader(path) as stream:
+            stored = type(header).from_fileobj(stream, check=False)
+    except (OSError, EOFError, zlib.error) as error:  # nibabel reads less far than a cut file
+        raise UnreadableError(
+            f"{path}: cut short in its header ({one_line(error)}); copy it again."
+        ) from error
     return [float(size) for size in stored["pixdim"][1:4]]
 
 

@@ -12,7 +12,7 @@ from typing import TextIO
 import numpy as np
 
 from segmate_cli import pipeline, scans
-from segmate_cli.batch import outlook
+from segmate_cli.batch import outlook, records
 from segmate_cli.batch.cases import Case
 from segmate_cli.batch.driver import Plan
 from segmate_cli.batch.settings import Settings
@@ -55,18 +55,19 @@ def show(cases: Sequence[Case], plan: Plan, bundle: Bundle, stream: TextIO) -> s
     pace = None
     todo, seconds, most = 0, 0.0, 0
     for case, why, _ in outlook.with_reasons(cases, plan):
+        path = records.printable(case.path)
         if not why:
-            writer.writerow([case.case_id, "keep", "done before", *[""] * 6, case.path])
+            writer.writerow([case.case_id, "keep", "done before", *[""] * 6, path])
             continue
         todo += 1
         pace = pace or _Pace(plan.settings, bundle)
         cost = pace.of(case)
         if isinstance(cost, str):
-            writer.writerow([case.case_id, "fail", cost, *[""] * 6, case.path])
+            writer.writerow([case.case_id, "fail", records.printable(cost), *[""] * 6, path])
             continue
         seconds, most = seconds + cost.seconds, max(most, cost.peak_bytes)
         numbers = [*cost.shape, cost.batch_size, round(cost.peak_bytes / 1e6)]
-        writer.writerow([case.case_id, "do", why, *numbers, f"{cost.seconds:.1f}", case.path])
+        writer.writerow([case.case_id, "do", why, *numbers, f"{cost.seconds:.1f}", path])
     return (
         f"{len(cases)} cases: {todo} to do, {len(cases) - todo} done before; about "
         f"{seconds / plan.jobs / 60:.1f} min with {plan.jobs} at a time, each up to "

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from segmate_cli import files
 from segmate_cli.errors import OutputError
@@ -23,6 +23,13 @@ LOCK_NAME = ".lock"
 NOTE = "failure.txt"
 OUTPUTS = ("labels.nii.gz", "labels.json", "seg.dcm", "sr.dcm", "rtstruct.dcm", "report.json")
 
+
+def printable(text: str) -> str:
+    """A path or message as any file can hold it: a byte that is no UTF-8 becomes its number."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+Text = Annotated[str, BeforeValidator(printable)]
 State = Literal["done", "review", "failed"]
 
 
@@ -65,7 +72,7 @@ class Record(_Part):
         cause: One word for failures: input, memory, timeout, crash, output, usage, model, bug.
         message: One sentence for people.
         attempts: How often it was tried in that run.
-        path: The input as it was given.
+        path: The input as it was given, in printable form.
         series: SeriesInstanceUID, for DICOM.
         content: What was read; None where it could not be.
         stamp: Sizes, times and inode numbers of the input, to tell quickly that it is the same.
@@ -88,9 +95,9 @@ class Record(_Part):
     state: State
     exit_code: int
     cause: str = ""
-    message: str = ""
+    message: Text = ""
     attempts: int = 1
-    path: str
+    path: Text
     series: str | None = None
     content: Content | None = None
     stamp: str = ""

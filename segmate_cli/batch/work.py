@@ -126,7 +126,11 @@ def _known(job: Job, content: Content, scan: Scan, seen: str) -> Done | None:
             own.content.sha256 == content.sha256 or _same_voxels(own, content, scan)
         )
         if same:
-            now = {"stamp": seen, "path": job.case.path, "series": job.case.series}
+            now = {
+                "stamp": seen,
+                "path": records.printable(job.case.path),
+                "series": job.case.series,
+            }
             return Done(own.model_copy(update=now), "known")
     name = ContentIndex(Path(job.out)).find(content.sha256, _key(job))
     if name is None or name == job.case.case_id:
@@ -183,7 +187,7 @@ def _take_over(job: Job, folder: Path, other: Record, seen: str) -> Record | Non
     return other.model_copy(
         update={
             "case": job.case.case_id,
-            "path": job.case.path,
+            "path": records.printable(job.case.path),
             "series": job.case.series,
             "stamp": seen,
             "outputs": outputs,
