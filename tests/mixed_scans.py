@@ -136,8 +136,8 @@ BROKEN: dict[str, Maker] = {
     "text-zip": _text_archive,
     "empty-dicom": lambda path: (path.mkdir(), (path / "a.dcm").write_bytes(b"")),
     "text-dicom": lambda path: (path.mkdir(), (path / "a.dcm").write_text("no DICOM" * 99)),
-    "gap": _series(leave_out=(4, 5)),
-    "uneven": _series(positions_mm=[*range(0, 22, 2), 40]),
+    "gap": _series(shape=(30, 24, 24), leave_out=tuple(range(8, 22))),
+    "far": _series(positions_mm=[*range(0, 22, 2), 90]),
     "mr": _series(tags={"Modality": "MR"}),
     "one-slice": _series(shape=(1, 24, 24)),
     "no-slope": _series(slice_tags={2: {"RescaleSlope": 0}}),
@@ -145,7 +145,6 @@ BROKEN: dict[str, Maker] = {
     "no-place": _series(slice_tags={2: {"ImagePositionPatient": None}}),
     "cut-dicom": _series_with(lambda file: _cut(file, 300)),
     "other-size": _series(slice_tags={2: {"Rows": 12}}),
-    "empty-slice": _series_with(lambda file: file.write_bytes(b"")),
 }
 
 

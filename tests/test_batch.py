@@ -205,6 +205,21 @@ def test_two_names_for_one_file_share_one_segmentation(batch, scans, tmp_path):
     assert {row["case"] for row in table(out / "cohort.csv")} >= {"link", "one", "same"}
 
 
+def test_scans_of_one_name_in_two_places_never_take_each_others_results(batch, tmp_path):
+    out = tmp_path / "out"
+    for night, size in ("monday", 18), ("tuesday", 22):
+        (tmp_path / night).mkdir()
+        ball_scan(tmp_path / night / "ct.nii.gz", size=size)
+        assert batch(tmp_path / night, "-o", out)[0] == 0
+    first, second = table(out / "cases.csv")
+    assert first["case"] == "ct"
+    assert first["path"] == str(tmp_path / "monday" / "ct.nii.gz")
+    assert second["case"].startswith("ct-")
+    code, _, told = batch(tmp_path / "tuesday" / "ct.nii.gz", "-o", out)
+    assert (code, "0 done, 1 known" in told) == (0, True)
+    assert len(network_runs(out)) == 2
+
+
 def test_a_zip_of_a_series_is_the_same_content(batch, scans, tmp_path):
     out = tmp_path / "out"
     batch(scans, "-o", out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -54,7 +54,11 @@ class _Item:
 
 
 def find_cases(
-    places: Iterable[str], index: SeriesIndex, leave_out: Path, stdin: TextIO | None = None
+    places: Iterable[str],
+    index: SeriesIndex,
+    leave_out: Path,
+    stdin: TextIO | None = None,
+    is_held: Callable[[str, str], bool] = lambda name, path: False,
 ) -> list[Case]:
     """All cases, by name.
 
@@ -63,12 +67,13 @@ def find_cases(
         index: Knows the series of folders; looks at those it does not know.
         leave_out: The output folder, which may lie inside a place.
         stdin: Where ``-`` reads.
+        is_held: See ``Names``.
 
     Raises:
         UnreadableError: A place does not exist.
         UsageError: A manifest that does not say what to do.
     """
-    names = Names()
+    names = Names(is_held)
     cases: list[Case] = []
     for place in places:
         for item in _items(place, leave_out, stdin):
@@ -227,5 +232,5 @@ def _cases_of(item: _Item, index: SeriesIndex, names: Names) -> Iterator[Case]:
 
 
 def _case(item: _Item, series: str | None, name: str, names: Names) -> Case:
-    unique = names.take(name, f"{item.path}\n{series or ''}")
+    unique = names.take(name, item.path, series or "", given=bool(item.given_id))
     return Case(unique, item.path, series, item.options)

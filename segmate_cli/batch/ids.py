@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Callable
 
 # What lies beside the cases' folders.
 RESERVED = ("cohort", "cases", "events", "run")
@@ -40,13 +41,27 @@ def short_hash(text: str) -> str:
 class Names:
     """Names given so far; what differs only in case is one name to some file systems."""
 
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
+    def __init__(self, is_held: Callable[[str, str], bool] = lambda name, path: False) -> None:
+        """None is given yet.
 
-    def take(self, name: str, path: str) -> str:
-        """The name, or with a hash of the path where another has it already."""
-        if name.casefold() in self._taken:
-            name = f"{name}-{short_hash(path)}"
+        Args:
+            is_held: Whether results of another scan than that of a path lie under a name.
+        """
+        self._taken: set[str] = set()
+        self._is_held = is_held
+
+    def take(self, name: str, path: str, part: str = "", *, given: bool = False) -> str:
+        """The name, or with a hash where another scan has it already, here or in the output.
+
+        Args:
+            name: Wanted.
+            path: Of the scan.
+            part: What tells apart the scans of one path.
+            given: Somebody chose the name, who may want it to stand for another scan now.
+        """
+        held = not given and self._is_held(name, path)
+        if held or name.casefold() in self._taken:
+            name = f"{name}-{short_hash(f'{path}{chr(10)}{part}')}"
         self._taken.add(name.casefold())
         return name
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from segmate_cli.batch import records
@@ -58,9 +60,20 @@ def all_cases(
 ) -> list[Case]:
     """The cases of all places; which series lie in which folder is remembered in ``state``."""
     index = SeriesIndex(state and state / f"series{shard.suffix if shard else ''}.json")
-    cases = find_cases(inputs, index, out, sys.stdin)
+    cases = find_cases(inputs, index, out, sys.stdin, partial(_is_held, out))
     index.save()
     return cases
+
+
+def _is_held(out: Path, name: str, path: str) -> bool:
+    """Whether the output holds another scan under a name: of a path that is still there."""
+    record = records.read(out / name)
+    if record is None or record.path == records.printable(path):
+        return False
+    try:
+        return not os.path.samefile(record.path, path)
+    except OSError:  # it has gone: moved to the new path, or changed beyond that
+        return False
 
 
 def of_shard(cases: list[Case], shard: Shard | None) -> list[Case]:
