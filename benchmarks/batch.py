@@ -39,7 +39,7 @@ CHECKS = {
     "mixed": Check(batch_kills.mixed, "cases", 100),
     "dask": Check(batch_kills.dask, "seconds", 60),
     "overhead": Check(batch_speed.overhead, "cases", 12),
-    "again": Check(batch_speed.again, "cases", 1000),
+    "again": Check(batch_scale.again, "cases", 1000),
     "jobs": Check(batch_speed.jobs, "cases", 6),
     "memory": Check(batch_scale.memory, "cases", 10_000),
     "scale": Check(batch_scale.scale, "cases", 100_000),

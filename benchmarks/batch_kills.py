@@ -38,7 +38,7 @@ def kills(folder: Path, count: int, scans: int = SCANS, seed: int = 1) -> list[R
         out = folder / f"out{rounds}"
         rounds += 1
         line = command(folder / "in", out, model, "--retries", 3)
-        again = _go_on_until_done(line, out, length_s, dice)
+        again = _go_on_until_done(line, out, length_s, dice, count - killed)
         killed += again[0]
         wrong.update(again[1])
         got = outputs(out)
@@ -57,9 +57,9 @@ def kills(folder: Path, count: int, scans: int = SCANS, seed: int = 1) -> list[R
 
 
 def _go_on_until_done(
-    line: list[str], out: Path, length_s: float, dice: random.Random
+    line: list[str], out: Path, length_s: float, dice: random.Random, most: int
 ) -> tuple[int, Counter[str]]:
-    """Start a batch and kill it, again and again, until it comes to its end."""
+    """Start a batch and kill it, again and again but no more than ``most``, until it is done."""
     killed, wrong = 0, Counter[str]()
     seen: dict[str, tuple[int, int]] = {}
     process, code = None, None
@@ -67,7 +67,9 @@ def _go_on_until_done(
         if process is None:
             process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         try:
-            code = process.wait(dice.uniform(0.05, 0.6 * length_s))
+            # Longer than a start takes, or nothing would ever get done.
+            limit_s = dice.uniform(0.05, 1.1 * length_s) if killed < most else None
+            code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             victim = ("driver", "worker", "all")[killed % 3]
             _kill(process, victim)
@@ -102,13 +104,14 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def mixed(folder: Path, count: int) -> list[Row]:
-    """Good and broken scans, 3 to 2: the right state and exit code for each."""
+def mixed(folder: Path, count: int, good: int | None = None) -> list[Row]:
+    """Good and broken scans, by default 3 to 2: the right state and exit code for each."""
     from conftest import write_bundle
     from mixed_scans import BROKEN, exit_code, make_broken, make_good
 
     (folder / "in").mkdir(exist_ok=True)
-    good, broken = count * 3 // 5, count - count * 3 // 5
+    good = count * 3 // 5 if good is None else good
+    broken = count - good
     names = make_good(folder / "in", good) + make_broken(folder / "in", broken)
     code = run(command(folder / "in", folder / "out", write_bundle(folder / "model")))
     found = cases(folder / "out")

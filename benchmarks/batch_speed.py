@@ -42,26 +42,6 @@ def _seconds(start: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
-def again(folder: Path, count: int) -> list[Row]:
-    """The same command once more, all cases done: by the cache, and with everything read."""
-    from conftest import write_bundle
-    from mixed_scans import make_good
-
-    (folder / "in").mkdir(exist_ok=True)
-    make_good(folder / "in", count)
-    line = command(folder / "in", folder / "out", write_bundle(folder / "model"))
-    run([*line, "--jobs", "2"])
-    rows = []
-    for more, bar_s in ([], 10.0), (["--paranoid"], float("inf")):
-        start = time.monotonic()
-        code = run([*line, *more])
-        taken = time.monotonic() - start
-        what = f"again, nothing to do, {count} done cases {' '.join(more)}".strip()
-        bar = f"{bar_s:g} s" if bar_s < 1e9 else "-"
-        rows.append(Row(what, f"{taken:.2f} s, exit code {code}", bar, taken <= bar_s and not code))
-    return rows
-
-
 def jobs(folder: Path, count: int) -> list[Row]:
     """The bundled model with one worker and with two, same cap: runs by turns, medians."""
     (folder / "in").mkdir(exist_ok=True)
