@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,6 +17,7 @@ import pydicom
 import pytest
 from dicom_maker import PATIENT, Recipe, make_series
 from enhanced_maker import ENHANCED, LEGACY, make_enhanced
+from seg_maker import complaints
 from test_dicom import assert_equals, load, mutated, outcome, refusal
 
 from segmate_cli.dicom import find_series
@@ -147,6 +150,9 @@ def test_from_the_command_line_to_all_objects(tmp_path: Path, tiny_bundle: Path,
         )
         assert code == 0, err
     assert done["multi"] == done["single"]
+    for name in ("seg.dcm", "rtstruct.dcm", "sr.dcm"):
+        if shutil.which("dciodvfy", path=str(Path(sys.executable).parent)):
+            assert complaints(tmp_path / "out" / "multi" / name) == []
     assert_refers_to_frames(tmp_path / "out" / "multi" / "seg.dcm", tmp_path / "one.dcm")
     structures = pydicom.dcmread(tmp_path / "out" / "multi" / "rtstruct.dcm")
     contour = structures.ROIContourSequence[0].ContourSequence[0]
@@ -174,3 +180,17 @@ def assert_refers_to_frames(seg_path: Path, source_path: Path) -> None:
     text = io.StringIO(str(seg)).read()
     known = {str(source.SOPInstanceUID), str(source.SeriesInstanceUID)}
     assert all(uid in text for uid in known)
+
+
+def test_what_highdicom_converts_is_read(tmp_path: Path) -> None:
+    legacy = pytest.importorskip("highdicom.legacy", reason="needs highdicom")
+    from pydicom.uid import generate_uid
+
+    made = make_series(tmp_path / "single", Recipe(tags={**STUDY, "PatientPosition": "HFS"}))
+    slices = [pydicom.dcmread(path) for path in (tmp_path / "single").iterdir()]
+    converted = legacy.LegacyConvertedEnhancedCTImage(
+        slices, generate_uid(), 3, generate_uid(), 1, transfer_syntax_uid=maker.EXPLICIT
+    )
+    (tmp_path / "multi").mkdir()
+    converted.save_as(tmp_path / "multi" / "one.dcm")
+    assert_equals(load(tmp_path / "multi"), made)

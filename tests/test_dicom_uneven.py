@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_maker import Recipe, make_series, position_of
+from seg_maker import complaints
 
 from segmate_cli import scans
 from segmate_cli.bundle import open_bundle
@@ -184,6 +185,12 @@ def test_the_seg_lies_on_the_slices_and_tells_of_gaps(done):
     assert shown == np.count_nonzero(labels.values)
     about = seg.SegmentSequence[0].get("SegmentDescription", "")
     assert ("missing: 2 between z" in about) == bool(recipe.leave_out)
+
+
+@pytest.mark.parametrize("name", ["seg.dcm", "rtstruct.dcm"])
+def test_dciodvfy_has_no_complaint(done, name):
+    place, _, _ = done
+    assert complaints(place / name) == []
 
 
 def test_an_sr_refers_to_the_slices_of_an_even_grid(done, run):
