@@ -77,16 +77,16 @@ def follow(orthanc: Orthanc, state: Path | None, options: Sequence[str], *, once
     """Take each series that became stable, from where the last run ended."""
     last = int(state.read_text()) if state and state.exists() else 0
     while True:
-        page = orthanc.json(f"/changes?since={last}&limit=100")
+        try:
+            page = orthanc.json(f"/changes?since={last}&limit=100")
+        except urllib.error.URLError as error:
+            if once:
+                raise
+            print(f"Orthanc does not answer ({error}); trying again", file=sys.stderr)
+            page = {"Changes": [], "Done": True}
         for change in page["Changes"]:
             if change["ChangeType"] == "StableSeries":
-                try:
-                    tags = orthanc.json(f"/series/{change['ID']}")["MainDicomTags"]
-                    # The objects made here are series as well, and no CT.
-                    if tags.get("Modality") == "CT":
-                        segment(orthanc, change["ID"], options)
-                except urllib.error.HTTPError as error:  # deleted since, for instance
-                    print(f"series {change['ID']}: {error}", file=sys.stderr)
+                take(orthanc, change["ID"], options)
             last = change["Seq"]
             if state:
                 state.write_text(str(last))
@@ -94,6 +94,15 @@ def follow(orthanc: Orthanc, state: Path | None, options: Sequence[str], *, once
             if once:
                 return
             time.sleep(_WAIT_S)
+
+
+def take(orthanc: Orthanc, series: str, options: Sequence[str]) -> None:
+    """Segment a series if it is CT; the objects made here are series as well."""
+    try:
+        if orthanc.json(f"/series/{series}")["MainDicomTags"].get("Modality") == "CT":
+            segment(orthanc, series, options)
+    except urllib.error.HTTPError as error:  # deleted since, for instance
+        print(f"series {series}: {error}", file=sys.stderr)
 
 
 def main() -> None:

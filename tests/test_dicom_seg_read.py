@@ -284,6 +284,11 @@ def test_where_the_scan_ends_is_known_by_the_ct_alone(run, tmp_path):
     assert (found.grid.geometry.shape[0], found.grid.ends_known) == (6, False)
     cut = {each.organ.key: each.touches_edge for each in measure_seg(found)}
     assert cut == {"lung_left": False, "lung_right": True, "liver": False, "heart": False}
+    # Nor is an organ out of view of which there is no frame.
+    assert [each.status.kind for each in measure_seg(found)] == [
+        *("complete", "truncated"),
+        *("complete", "not_found"),
+    ]
     assert measure_seg(found, volume) == measure(labels, volume)
     code, out, err = run("report", path, "--ct", tmp_path / "dicom", "--format", "csv")
     assert code == 0, err

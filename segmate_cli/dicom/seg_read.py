@@ -35,7 +35,9 @@ _BINARY_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.7"
 _BACKGROUND = "125040"
 _ENDS = ({"superior", "inferior"}, {"left", "right"}, {"anterior", "posterior"})
-_NO_EDGE = OrganStatus("complete", reasons=("where the scan ends is not known without --ct",))
+_UNKNOWN_ENDS = ("where the scan ends is not known without --ct",)
+_NO_EDGE = OrganStatus("complete", reasons=_UNKNOWN_ENDS)
+_NOT_FOUND = OrganStatus("not_found", reasons=_UNKNOWN_ENDS)
 _BROKEN = (*MALFORMED, InvalidDicomError, BytesLengthException)
 
 
@@ -187,7 +189,9 @@ def measure_seg(
 
 
 def _open_ended(each: OrganStats, geometry: Geometry) -> OrganStats:
-    """An organ that ends with the frames is not thereby cut."""
+    """An organ that ends with the frames is not thereby cut, nor one without any out of view."""
+    if each.status.kind == "absent":
+        return replace(each, status=_NOT_FOUND)
     ends = _ENDS["SLAIRP".index(geometry.directions[0]) % 3]
     if not each.status.faces or not set(each.status.faces) <= ends:
         return each
