@@ -47,7 +47,7 @@ def beside_orthanc(*command: object) -> subprocess.CompletedProcess[str]:
         [str(INTEROP / "with_orthanc.sh"), *map(str, command)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         env={**os.environ, "PATH": with_this_python},
     )
     assert done.returncode == 0, done.stderr

@@ -6,9 +6,10 @@
 set -euo pipefail
 
 if [ "${1:-}" != "--inside" ]; then
-    # As root; or, where the kernel allows it, as anybody.
-    unshare -n true 2>/dev/null && exec unshare -n "$0" --inside "$@"
-    exec unshare -rn "$0" --inside "$@"
+    # As root; or, where the kernel allows it, as anybody. Whatever ends this ends Orthanc, too.
+    alone=(--net --pid --fork --kill-child)
+    unshare -n true 2>/dev/null && exec unshare "${alone[@]}" "$0" --inside "$@"
+    exec unshare --map-root-user "${alone[@]}" "$0" --inside "$@"
 fi
 shift
 ip link set lo up
