@@ -63,6 +63,14 @@ SPANS = {
     "spleen": Span(-97, -18, 75),
 }
 
+# Over the top of the liver: collar bones, lower end of the lungs, iliac crests.
+REGIONS = {
+    "neck": (200.0, 330.0),
+    "chest": (-30.0, 200.0),
+    "abdomen": (-220.0, 0.0),
+    "pelvis": (-420.0, -220.0),
+}
+
 VOLUMES = {
     "lung_left": VolumeRange(890, 3250, CHENG),
     "lung_right": VolumeRange(1030, 3760, CHENG),

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmate_cli.doubt.anatomy import SPANS
+from segmate_cli.doubt.anatomy import REGIONS, SPANS
 from segmate_cli.doubt.survey import Survey
 from segmate_cli.doubt.words import CIRCLE, FACES, OrganStatus
 from segmate_cli.organs import Organ
 
 # Bodies differ from the reference adult by about that much.
 _MARGIN_MM = 25.0
+# A region is in view if as much of it is.
+_REGION_MM = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,30 @@ def statuses(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[st
     }
 
 
+def in_view(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[str, bool | None]:
+    """Whether an organ's usual place is in view, as the other organs tell; None if none does."""
+    found: dict[str, bool | None] = {}
+    for key in evidence:
+        others = {other: each for other, each in evidence.items() if other != key}
+        top_mm = _liver_top_mm(others)
+        known = key in SPANS and top_mm is not None
+        found[key] = _seen_mm(key, top_mm or 0.0, height_mm) >= 0 if known else None
+    return found
+
+
+def regions(evidence: Mapping[str, OrganEvidence], height_mm: float) -> tuple[str, ...]:
+    """Parts of the body in view: neck, chest, abdomen, pelvis; none where no organ tells."""
+    top_mm = _liver_top_mm(evidence)
+    if top_mm is None:
+        return ()
+    low, high = -top_mm, height_mm - top_mm
+    return tuple(
+        name
+        for name, (lower, upper) in REGIONS.items()
+        if min(high, upper) - max(low, lower) >= _REGION_MM
+    )
+
+
 def height_mm(survey: Survey) -> float:
     """How far a scan reaches along the body."""
     axis, _ = _body_axis(survey)
@@ -127,6 +153,13 @@ def _liver_top_mm(evidence: Mapping[str, OrganEvidence]) -> float | None:
     return float(np.median(chosen)) if chosen else None
 
 
+def _seen_mm(key: str, liver_top_mm: float, height_mm: float) -> float:
+    """How much of an organ's usual place is surely in view, less what would have to be."""
+    low, high = SPANS[key].low_mm + liver_top_mm, SPANS[key].high_mm + liver_top_mm
+    seen_mm = min(high, height_mm - _MARGIN_MM) - max(low, _MARGIN_MM)
+    return seen_mm - SPANS[key].needed_mm
+
+
 def _of_found(each: OrganEvidence) -> OrganStatus:
     if not each.faces:
         return OrganStatus("complete", edge_share=0.0)
@@ -150,8 +183,7 @@ def _of_missing(key: str, liver_top_mm: float | None, height_mm: float) -> Organ
         return OrganStatus("not_found", reasons=(reason,))
     usual = SPANS[key]
     low, high = usual.low_mm + liver_top_mm, usual.high_mm + liver_top_mm
-    seen_mm = min(high, height_mm - _MARGIN_MM) - max(low, _MARGIN_MM)
-    if seen_mm >= usual.needed_mm:
+    if _seen_mm(key, liver_top_mm, height_mm) >= 0:
         reason = "not a voxel was found, though its usual place is in view"
         return OrganStatus("not_found", reasons=(reason,))
     beyond = "below" if low < _MARGIN_MM else "above"

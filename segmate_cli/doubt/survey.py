@@ -214,13 +214,9 @@ def _ring(geometry: Geometry, weights: Weights) -> tuple[tuple[IndexArray, Index
     nowhere = np.zeros(0, np.intp)
     if geometry.directions[0] not in "SI":
         return ((nowhere, nowhere),) * 2
-    _, j_mm, i_mm = geometry.spacing_mm
-    _, rows, columns = geometry.shape
     middles = [np.cumsum(part) - part / 2 for part in (weights.rows, weights.columns)]
-    y_mm = (middles[0] - rows / 2) * j_mm
-    x_mm = (middles[1] - columns / 2) * i_mm
-    radius_mm = min(rows * j_mm, columns * i_mm) / 2 - CIRCLE_MM
-    inside = np.hypot(y_mm[:, None], x_mm) < radius_mm
+    from_centre_mm, radius_mm = _from_centre(geometry, middles[0], middles[1])
+    inside = from_centre_mm < radius_mm - CIRCLE_MM
     found = []
     for axis in (0, 1):
         reach = np.zeros_like(inside)
@@ -231,3 +227,24 @@ def _ring(geometry: Geometry, weights: Weights) -> tuple[tuple[IndexArray, Index
             reach |= inside & ~beyond
         found.append(np.nonzero(reach))
     return tuple((one, other) for one, other in found)
+
+
+def outside_circle(geometry: Geometry) -> IndexArray:
+    """Flat places of a slice's pixels outside the circle; none where slices are not axial."""
+    if geometry.directions[0] not in "SI":
+        return np.zeros(0, np.intp)
+    _, rows, columns = geometry.shape
+    from_centre_mm, radius_mm = _from_centre(
+        geometry, np.arange(rows) + 0.5, np.arange(columns) + 0.5
+    )
+    return np.flatnonzero(from_centre_mm > radius_mm + max(geometry.spacing_mm[1:]))
+
+
+def _from_centre(
+    geometry: Geometry, rows: npt.NDArray[Any], columns: npt.NDArray[Any]
+) -> tuple[FloatArray, float]:
+    """Distance of pixels from a slice's centre, in mm, and the circle's radius."""
+    _, j_mm, i_mm = geometry.spacing_mm
+    height, width = geometry.shape[1:]
+    y_mm, x_mm = (rows - height / 2) * j_mm, (columns - width / 2) * i_mm
+    return np.hypot(y_mm[:, None], x_mm), min(height * j_mm, width * i_mm) / 2

@@ -1,0 +1,336 @@
+"""What the rules see of one scan and its labels, and what they measure of it.
+
+Each measure gives numbers by name, of what can be measured here; what cannot is left out, and is
+neither right nor wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli.doubt.scan_evidence import ScanEvidence
+from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view
+from segmate_cli.doubt.survey import Survey
+from segmate_cli.doubt.words import OrganStatus
+
+Mask = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+Measured = dict[str, float]
+
+# Of the small copy: less says little about a place or a mean.
+_FEW = 12
+# Where bodies are told from air, and fat and soft tissue from lung and bone.
+_AIR_HU, _TISSUE_HU = (-1300, -700), (-250, 400)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and its labels.
+
+    Attributes:
+        survey: Of the labels.
+        organs: Evidence by organ key.
+        status: By organ key, as the evidence alone tells.
+        values: Label values by organ key.
+        scan: Of the scan; None without one.
+    """
+
+    survey: Survey
+    organs: Mapping[str, OrganEvidence]
+    status: Mapping[str, OrganStatus]
+    values: Mapping[str, tuple[int, ...]]
+    scan: ScanEvidence | None = None
+
+    @cached_property
+    def places(self) -> dict[str, FloatArray]:
+        """LPS mm (n, 3) of each organ's voxels in the small copy, where these are not too few."""
+        small = self.survey.small
+        order = np.argsort(small.labels, axis=None, kind="stable")
+        ordered = small.labels.reshape(-1)[order]
+        found = {}
+        for key, values in self.values.items():
+            ends = [np.searchsorted(ordered, [v, v + 1]) for v in values]
+            at = np.concatenate([order[low:high] for low, high in ends])
+            if at.size >= _FEW:
+                index = np.stack(np.unravel_index(at, small.labels.shape), axis=-1)
+                found[key] = small.geometry.to_lps_mm(index)
+        return found
+
+    @cached_property
+    def hu(self) -> dict[str, npt.NDArray[np.int16]]:
+        """HU of the same voxels; {} without a scan."""
+        if self.scan is None:
+            return {}
+        inverse = np.linalg.inv(self.survey.small.geometry.affine)
+        found = {}
+        for key, places in self.places.items():
+            index = np.rint(places @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.intp)
+            found[key] = self.scan.small_hu[index[:, 0], index[:, 1], index[:, 2]]
+        return found
+
+    @cached_property
+    def in_view(self) -> dict[str, bool | None]:
+        """Whether each organ's usual place is in view, as the other organs tell."""
+        return in_view(self.organs, height_mm(self.survey))
+
+    def middle(self, key: str) -> FloatArray | None:
+        """Mean place of an organ, LPS mm."""
+        return self.places[key].mean(axis=0) if key in self.places else None
+
+
+def air_hu(case: Case) -> Measured:
+    """Median of what is near air."""
+    if case.scan is None:
+        return {}
+    low, high = _AIR_HU
+    hu = case.scan.small_hu
+    air = hu[(hu > low) & (hu < high)]
+    return {"air": float(np.median(air))} if air.size > 0.01 * hu.size else {}
+
+
+def air_share(case: Case) -> Measured:
+    """Share of voxels near air or below."""
+    if case.scan is None:
+        return {}
+    return {"air": float(np.mean(case.scan.small_hu < _AIR_HU[1]))}
+
+
+def tissue_hu(case: Case) -> Measured:
+    """Peaks of fat and of soft tissue, as far as the histogram shows them: its middle half."""
+    if case.scan is None:
+        return {}
+    low, high = _TISSUE_HU
+    hu = case.scan.small_hu
+    tissue = hu[(hu > low) & (hu < high)]
+    if tissue.size < 500:
+        return {}
+    lower, upper = np.percentile(tissue, (15, 75))
+    return {"lower": float(lower), "upper": float(upper)}
+
+
+def tissue_share(case: Case) -> Measured:
+    """Share of voxels in the range of fat and soft tissue."""
+    if case.scan is None:
+        return {}
+    low, high = _TISSUE_HU
+    hu = case.scan.small_hu
+    return {"tissue": float(np.mean((hu > low) & (hu < high)))}
+
+
+def highest_hu(case: Case) -> Measured:
+    """The highest HU of all."""
+    return {} if case.scan is None else {"highest": float(case.scan.small_hu.max())}
+
+
+def body_cm2(case: Case) -> Measured:
+    """Cross-section of what is denser than -300 HU, in slices across the body: a large one."""
+    if case.scan is None or case.scan.geometry.directions[0] not in "SI":
+        return {}
+    _, j_mm, i_mm = case.survey.small.geometry.spacing_mm
+    areas = (case.scan.small_hu > -300).sum(axis=(1, 2)) * j_mm * i_mm / 100.0
+    return {"body": float(np.percentile(areas, 90))}
+
+
+def slice_mm(case: Case) -> Measured:
+    """Distance of slices."""
+    return {"slices": max(case.survey.geometry.spacing_mm)}
+
+
+def order_ratio(case: Case) -> Measured:
+    """How much neighbouring slices differ, over the next but one; near 1 where order is lost."""
+    found: Measured = {}
+    if case.scan is not None and case.scan.step2_hu.size >= 4:
+        far = float(case.scan.step2_hu.mean())
+        found["scan"] = float(case.scan.step_hu.mean()) / far if far > 1 else 0.0
+    return found
+
+
+def label_order_ratio(case: Case) -> Measured:
+    """The same of labels."""
+    near, far = case.survey.changed
+    enough = far * case.survey.geometry.voxel_ml > 100 and case.survey.geometry.shape[0] >= 6
+    return {"labels": near / far} if enough else {}
+
+
+def jump_ratio(case: Case) -> Measured:
+    """The largest step between slices, over the median of the steps around it."""
+    if case.scan is None or case.scan.step_hu.size < 7:
+        return {}
+    steps = case.scan.step_hu
+    around = np.array(
+        [np.median(np.delete(steps[max(0, n - 5) : n + 6], min(n, 5))) for n in range(steps.size)]
+    )
+    return {"jump": float((steps / np.maximum(around, 1.0)).max())}
+
+
+def sides_mm(case: Case) -> Measured:
+    """How far left of the cord each organ's middle lies."""
+    midline = _midline_mm(case)
+    if midline is None:
+        return {}
+    own = {"spinal_cord"}
+    return {
+        key: float(places[:, 0].mean()) - midline
+        for key, places in case.places.items()
+        if key not in own
+    }
+
+
+def _midline_mm(case: Case) -> float | None:
+    cord = case.middle("spinal_cord")
+    if cord is not None:
+        return float(cord[0])
+    lungs = [case.middle(key) for key in ("lung_left", "lung_right")]
+    if lungs[0] is None or lungs[1] is None:
+        return None
+    return float(lungs[0][0] + lungs[1][0]) / 2
+
+
+def front_mm(case: Case) -> Measured:
+    """How far in front of the cord each organ's middle lies."""
+    cord = case.middle("spinal_cord")
+    if cord is None:
+        return {}
+    return {
+        key: float(cord[1] - places[:, 1].mean())
+        for key, places in case.places.items()
+        if key != "spinal_cord"
+    }
+
+
+# Which organ's middle lies over which other's.
+_ABOVE = (
+    *(("trachea", "heart"), ("trachea", "liver"), ("heart", "liver"), ("lung_left", "spleen")),
+    *(("lung_right", "liver"), ("lung_left", "kidney_left"), ("lung_right", "kidney_right")),
+    *(("heart", "kidney_left"), ("heart", "kidney_right"), ("heart", "spleen")),
+    *(("liver", "kidney_right"), ("spleen", "kidney_left"), ("liver", "kidney_left")),
+    *(("spleen", "kidney_right"), ("esophagus", "kidney_left"), ("esophagus", "liver")),
+)
+
+
+def heights_mm(case: Case) -> Measured:
+    """How far the middle of an organ lies over that of one that should be below it."""
+    found = {}
+    for high, low in _ABOVE:
+        upper, lower = case.middle(high), case.middle(low)
+        if upper is not None and lower is not None:
+            found[f"{high} over {low}"] = float(upper[2] - lower[2])
+    return found
+
+
+def volumes_ml(case: Case) -> Measured:
+    """Volumes of whole organs whose usual place is in view."""
+    return {key: each for key, each in _whole_ml(case).items() if case.in_view[key] is not False}
+
+
+def stray_ml(case: Case) -> Measured:
+    """Volumes of whole organs whose usual place is out of view."""
+    return {key: each for key, each in _whole_ml(case).items() if case.in_view[key] is False}
+
+
+def _whole_ml(case: Case) -> Measured:
+    return {
+        key: each.volume_ml
+        for key, each in case.organs.items()
+        if each.voxels and case.status[key].kind == "complete"
+    }
+
+
+def cut_volumes_ml(case: Case) -> Measured:
+    """Volumes of organs that are cut."""
+    return {
+        key: each.volume_ml
+        for key, each in case.organs.items()
+        if each.voxels and case.status[key].kind == "truncated"
+    }
+
+
+def mean_hu(case: Case) -> Measured:
+    """Mean HU by organ."""
+    return {key: float(hu.mean()) for key, hu in case.hu.items()}
+
+
+def spread_hu(case: Case) -> Measured:
+    """Standard deviation of HU by organ."""
+    return {key: float(hu.std()) for key, hu in case.hu.items()}
+
+
+def pairs(case: Case) -> Measured:
+    """Left over right volume, where both are whole."""
+    found = {}
+    for base in ("lung", "kidney"):
+        left, right = (case.organs.get(f"{base}_{side}") for side in ("left", "right"))
+        if left and right and left.voxels and right.voxels:
+            whole = {case.status[each.organ.key].kind for each in (left, right)} == {"complete"}
+            if whole:
+                found[base] = left.volume_ml / right.volume_ml
+    return found
+
+
+def fragments(case: Case) -> Measured:
+    """Share of an organ that does not hang together with its largest part."""
+    import cc3d
+
+    small = case.survey.small
+    labels: npt.NDArray[Any] = np.zeros(small.labels.shape, np.uint8)
+    keys = [key for key in case.places if len(case.values[key]) == 1][:255]
+    for n, key in enumerate(keys, 1):
+        labels[small.labels == case.values[key][0]] = n
+    parts = cc3d.connected_components(labels, connectivity=26)
+    found = {}
+    for n, key in enumerate(keys, 1):
+        sizes = np.bincount(parts[labels == n])
+        found[key] = 1.0 - float(sizes.max()) / float(sizes.sum())
+    return found
+
+
+def missing(case: Case) -> Measured:
+    """1 for each organ that is not found, although its place is in view."""
+    return {key: 1.0 for key, each in case.status.items() if each.kind == "not_found"}
+
+
+# Typical distances: medians of the 64 scans of trunks that the gates were made on.
+_ACROSS_MM = {
+    **{"lung_left": 77.0, "lung_right": 70.0, "liver": 68.0, "spleen": 99.0},
+    **{"kidney_left": 71.0, "kidney_right": 71.0},
+}
+_ALONG_MM = {
+    **{"trachea over heart": 117.0, "trachea over liver": 198.0, "heart over liver": 75.0},
+    **{"heart over spleen": 76.0, "heart over kidney_left": 127.0},
+    **{"heart over kidney_right": 130.0, "lung_right over kidney_right": 157.0},
+    **{"lung_left over kidney_left": 149.0, "lung_right over liver": 104.0},
+    **{"lung_left over spleen": 106.0},
+}
+# The same of organs' lengths along the body over their widths.
+_SHAPES = {
+    **{"heart": 0.56, "kidney_left": 1.15, "kidney_right": 1.14, "liver": 0.55},
+    **{"lung_left": 0.98, "lung_right": 0.90, "spleen": 0.68, "trachea": 1.95},
+}
+
+
+def size_across(case: Case) -> Measured:
+    """Distances of organs from the cord, left and right, over what is typical."""
+    sides = sides_mm(case)
+    ratios = [abs(sides[key]) / usual for key, usual in _ACROSS_MM.items() if key in sides]
+    return {"across": float(np.median(ratios))} if ratios else {}
+
+
+def size_along(case: Case) -> Measured:
+    """Distances and lengths along the body, over what is typical, and over ``size_across``."""
+    heights = heights_mm(case)
+    ratios = [heights[key] / usual for key, usual in _ALONG_MM.items() if key in heights]
+    across = size_across(case).get("across", 1.0)
+    stretched = [ratio / across for ratio in ratios]
+    for key, places in case.places.items():
+        if case.status[key].kind == "complete" and key in _SHAPES:
+            x, y, z = places.std(axis=0)
+            stretched.append(float(z / np.hypot(x, y)) / _SHAPES[key])
+    if len(stretched) < 3:
+        return {}
+    return {"along": float(np.median(stretched))}

@@ -1,0 +1,132 @@
+"""Gates applied: findings, the verdict, and organs' statuses after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from segmate_cli.doubt.case import Case
+from segmate_cli.doubt.rules import RULES, Limits, Rule
+from segmate_cli.doubt.scan_evidence import ScanEvidence
+from segmate_cli.doubt.status import OrganEvidence, gather, height_mm, regions, statuses
+from segmate_cli.doubt.survey import Survey
+from segmate_cli.doubt.words import Finding, OrganStatus, Verdict
+from segmate_cli.organs import Organ
+
+# Findings of these rules are about the scan, whatever organ they name.
+_OF_SCANS = ("order", "found")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All that is said of a scan and its labels.
+
+    Attributes:
+        evidence: By organ key.
+        status: By organ key, gates included.
+        verdict: Of the whole.
+        regions: Parts of the body in view.
+        phase: Guess of the contrast phase, one phrase; None without a scan or an aorta.
+    """
+
+    evidence: Mapping[str, OrganEvidence]
+    status: Mapping[str, OrganStatus]
+    verdict: Verdict
+    regions: tuple[str, ...]
+    phase: str | None
+
+
+def judge(
+    survey: Survey,
+    organs: Mapping[int, Organ],
+    scan: ScanEvidence | None = None,
+    rules: Iterable[Rule] = RULES,
+) -> Judgement:
+    """Apply the gates.
+
+    Args:
+        survey: Of the labels.
+        organs: Label value to organ.
+        scan: Of the scan; without it gates that need one do not count.
+        rules: The gates.
+    """
+    evidence = gather(survey, organs, None if scan is None else scan.circle)
+    status = statuses(evidence, height_mm(survey))
+    values = {
+        key: tuple(value for value, each in organs.items() if each.key == key) for key in evidence
+    }
+    case = Case(survey, evidence, status, values, scan)
+    verdict = Verdict(tuple(finding for rule in rules for finding in _apply(rule, case)))
+    return Judgement(
+        evidence,
+        {key: _doubted(key, each, verdict) for key, each in status.items()},
+        verdict,
+        regions(evidence, height_mm(survey)),
+        _phase(case),
+    )
+
+
+def _apply(rule: Rule, case: Case) -> Iterable[Finding]:
+    for name, value in rule.measure(case).items():
+        low, high = rule.limits.get(name, rule.limits.get("*", (None, None)))
+        if (low is None or value >= low) and (high is None or value <= high):
+            continue
+        organ = name if name in case.organs else None
+        yield Finding(rule.id, rule.severity, organ, _text(rule, case, name, value), value)
+
+
+def _text(rule: Rule, case: Case, name: str, value: float) -> str:
+    if rule.id == "found":
+        return f"{case.organs[name].organ.title} was not found, though its place is in view."
+    about = ""
+    if name in case.organs:
+        about = f"{case.organs[name].organ.title}: "
+    elif " over " in name:
+        high, low = name.split(" over ")
+        about = f"{case.organs[high].organ.title} over {case.organs[low].organ.title.lower()}: "
+    unit = f" {rule.unit}" if rule.unit else ""
+    usual = _between(rule.limits.get(name, rule.limits.get("*", (None, None))))
+    said = f"{about}{rule.what} is {_number(value)}{unit}, not {usual}. {rule.why}"
+    return said[0].upper() + said[1:]
+
+
+def _between(limits: Limits) -> str:
+    low, high = limits
+    if low is None:
+        return f"{_number(high or 0.0)} or less"
+    if high is None:
+        return f"{_number(low)} or more"
+    return f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def _doubted(key: str, status: OrganStatus, verdict: Verdict) -> OrganStatus:
+    """An organ's status after the gates: implausible where one about it did not pass."""
+    own = [each for each in verdict.findings if each.organ == key and each.rule not in _OF_SCANS]
+    counted = [each for each in own if each.severity == "review" or each.rule == "stray"]
+    if not counted or status.kind in ("absent", "not_found"):
+        return status
+    return replace(
+        status, kind="implausible", reasons=(*status.reasons, *(each.text for each in counted))
+    )
+
+
+def _phase(case: Case) -> str | None:
+    """The contrast phase that the mean HU of a few organs suggest.
+
+    Blood has 30 to 50 HU without contrast; a first pass fills the aorta before liver and spleen.
+    """
+    mean = {key: float(hu.mean()) for key, hu in case.hu.items()}
+    if "aorta" not in mean:
+        return None
+    aorta, liver, spleen = mean["aorta"], mean.get("liver"), mean.get("spleen")
+    if aorta < 80:
+        return "no contrast"
+    if aorta > 200 and (liver is None or liver < 90):
+        return "arterial"
+    if liver is not None and liver >= 80 and (spleen is None or spleen >= 80):
+        return "portal venous or later"
+    return "with contrast"
