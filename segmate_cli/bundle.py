@@ -218,6 +218,8 @@ class Recipe(_Part):
     overlap: Literal["largest_logit"] = "largest_logit"
     preprocessing: Preprocessing
     clean_up: dict[str, CleanUp] = Field(default_factory=dict)
+    # Whether the built-in gates, made for CT of adults, hold for what this model is meant for.
+    gates: Literal["adult_ct", "none"] = "adult_ct"
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -112,6 +112,7 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--fast", action="store_true", help="every second slice, interpolated")
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
+    _add_gates(add)
     add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")
     add.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     _add_seg(add)
@@ -198,6 +199,7 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--uid-root", help="root of a DICOM SR's UIDs; default 2.25")
     add.add_argument("--with-identity", action="store_true", help="name the patient on a page")
     add.add_argument("--labels", dest="table", help="table of label values, .csv, .tsv or .json")
+    _add_gates(add)
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 
 
@@ -265,6 +267,16 @@ def _dicom(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--format", choices=("table", "json"), default="table")
 
 
+def _gates(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "gates", parents=[common], help="rules that ask for a review: limits, sources, reasons"
+    )
+    add.add_argument("action", choices=("list", "explain"), nargs="?", default="list")
+    add.add_argument("rule", nargs="?", help="of explain: the rule's id")
+    add.add_argument("--gates", metavar="FILE.toml", help="with the limits of this file")
+    add.add_argument("--format", choices=("table", "json"), default="table")
+
+
 def _models(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "models", parents=[common], help="installed models: origin, organs, licence, hashes"
@@ -303,8 +315,8 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = (
-    *(_predict, _plan, _batch, _report, _evaluate, _compare, _inspect, _dicom, _models, _convert),
-    *(_cohort, _doctor, _completion),
+    *(_predict, _plan, _batch, _report, _evaluate, _compare, _inspect, _dicom, _gates, _models),
+    *(_convert, _cohort, _doctor, _completion),
 )
 
 
@@ -336,6 +348,13 @@ def _add_scan(add: argparse.ArgumentParser) -> None:
         help="DICOM: which series, as inspect lists them; auto: if one is clearly the best",
     )
     add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
+
+
+def _add_gates(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--gates", metavar="FILE.toml", help="limits of one's own; see 'gates list'")
+    add.add_argument(
+        "--no-gate-exit", action="store_true", help="end with 0 even if the verdict is review"
+    )
 
 
 def _add_seg(parser: argparse.ArgumentParser) -> None:

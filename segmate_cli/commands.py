@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
     from segmate_cli import scans
+    from segmate_cli.gating import gate_exit
 
     path = _place(args.scan)
 
@@ -41,14 +42,15 @@ def predict(args: Namespace) -> ExitCode:
         return _predict_each(args, path)
     outputs = [Path(name) for name in args.output]
     _check_outputs(args, outputs, path)
-    _predict_one(args, _set_up(args, outputs, find), outputs, find)
-    return ExitCode.DONE
+    word = _predict_one(args, _set_up(args, outputs, find), outputs, find)
+    return gate_exit(args, [word])
 
 
 def _predict_each(args: Namespace, path: Place) -> ExitCode:
     """``segmate predict --all-series``."""
     from segmate_cli import dicom
     from segmate_cli.every_series import find_each, in_turn, output_of
+    from segmate_cli.gating import gate_exit
 
     if args.series:
         raise UsageError("--all-series and --series exclude each other; give one.")
@@ -63,12 +65,19 @@ def _predict_each(args: Namespace, path: Place) -> ExitCode:
     set_up = _set_up(args, outputs[first.number], lambda: dicom.as_scan(finding, first))
     set_up.model.loaded()  # else each series would fail of what is wrong with the model
 
+    words: list[str] = []
+
     def run(series: SeriesInfo) -> None:
         _say(args, f"series {series.number}: {series.description or '(no description)'}")
-        _predict_one(args, set_up, outputs[series.number], lambda: dicom.as_scan(finding, series))
+        words.append(
+            _predict_one(
+                args, set_up, outputs[series.number], lambda: dicom.as_scan(finding, series)
+            )
+        )
 
     # A failure is told even if --quiet.
-    return in_turn(finding.candidates, run, lambda text: console.say(text, style=args.progress))
+    code = in_turn(finding.candidates, run, lambda text: console.say(text, style=args.progress))
+    return gate_exit(args, words) if code == ExitCode.DONE else code
 
 
 def _check_outputs(args: Namespace, outputs: list[Path], path: Place) -> None:
@@ -92,11 +101,13 @@ class _SetUp:
 
 def _set_up(args: Namespace, outputs: list[Path], find: Callable[[], Scan]) -> _SetUp:
     from segmate_cli import pipeline
+    from segmate_cli.gating import rules_of
 
     options = pipeline.PredictOptions(
         organs=args.organs,
         check_hu=not args.no_hu_check,
         fast=args.fast,
+        rules=rules_of(args),
         # The system's own folder is often small, or in memory.
         temporary_folder=None if os.environ.get("TMPDIR") else outputs[0].parent,
         **_engine_options(args),
@@ -110,8 +121,8 @@ def _set_up(args: Namespace, outputs: list[Path], find: Callable[[], Scan]) -> _
 
 def _predict_one(
     args: Namespace, set_up: _SetUp, outputs: list[Path], find: Callable[[], Scan]
-) -> None:
-    """Segment one scan, write it, print the outputs' paths."""
+) -> str:
+    """Segment one scan, write it, print the outputs' paths; gives the verdict."""
     from segmate_cli import pipeline, report, scans, sidecar
     from segmate_cli.flow import Stopwatch
     from segmate_cli.guard import MemoryGuard
@@ -143,6 +154,10 @@ def _predict_one(
     _say(args, f"{model.manifest.title} ({labels.run['engine_description']})")
     for warning in (*labels.run["warnings"], *warnings):
         _say(args, f"warning: {warning}")
+    doubt = labels.run["doubt"]
+    for reason in doubt["reasons"]:
+        _say(args, f"review: {reason}")
+    return str(doubt["verdict"])
 
 
 def plan(args: Namespace) -> ExitCode:
@@ -236,7 +251,6 @@ def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:
 def report(args: Namespace) -> ExitCode:
     """``segmate report``."""
     from segmate_cli import report as reports
-    from segmate_cli import scans
 
     paths = [Path(name) for name in args.labels or _paths_from_stdin()]
     if args.ct and len(paths) > 1:
@@ -259,14 +273,9 @@ def report(args: Namespace) -> ExitCode:
             "--uid-root and --reference-dicom are about a DICOM SR; ask for one with "
             "--format dicom-sr."
         )
-    table = []
-    for path in paths:
-        stats = scans.measure_path(
-            path, table=args.table, ct=args.ct, series=args.series, organs=args.organs
-        )
-        table += reports.rows(str(path), stats)
-    deliver(reports.render(table, args.format), output)
-    return ExitCode.DONE
+    from segmate_cli.gating import report_tables
+
+    return report_tables(args, paths, output)
 
 
 def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
@@ -358,6 +367,13 @@ def dicom(args: Namespace) -> ExitCode:
     else:
         sys.stdout.write("\n".join(each.as_text() for each in checked))
     return ExitCode.DONE if all(each.clean for each in checked) else ExitCode.REVIEW
+
+
+def gates(args: Namespace) -> ExitCode:
+    """``segmate gates``."""
+    from segmate_cli.gating import list_gates
+
+    return list_gates(args)
 
 
 def models(args: Namespace) -> ExitCode:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.bundle import Preprocessing
+from segmate_cli.doubt.scan_evidence import ScanEvidence, ScanWatcher
 from segmate_cli.flow import Stopwatch
 from segmate_cli.hounsfield import HuCensus
 from segmate_cli.plan import padded_shape
@@ -36,6 +37,7 @@ class ScanTap:
         self._watch = watch
         self._digest = hashlib.sha256()
         self._census = HuCensus(scan.geometry.shape[0])
+        self._watcher = ScanWatcher(scan.geometry)
         self.sha256: str | None = None
 
     def planes(self) -> Iterator[Hounsfield]:
@@ -48,6 +50,10 @@ class ScanTap:
             stored, self._grid.stored_shape, turn.axes[0], self._folder, down=turn.flips[0]
         )
         return (self._grid.turn_plane(plane) for plane in across)
+
+    def evidence(self) -> ScanEvidence:
+        """What the gates need of the scan, once all slices have passed."""
+        return self._watcher.evidence()
 
     def verdict(self) -> tuple[str, ...]:
         """What the HU look like, once all slices have passed; see ``HuCensus.verdict``."""
@@ -64,6 +70,8 @@ class ScanTap:
                     self._digest.update(np.ascontiguousarray(plane, dtype="<i2").data)
                 with self._watch.stage("check_hu"):
                     self._census.add(plane)
+                with self._watch.stage("gates"):
+                    self._watcher.add(plane)
             yield plane
         with self._watch.stage("read"):  # whatever is wrong at the end of the file shows here
             next(planes, None)

@@ -17,6 +17,10 @@ from segmate_cli import memory, organs
 from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, open_bundle
 from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
+from segmate_cli.doubt.record import judgement_record
+from segmate_cli.doubt.rules import RULES, Rule
+from segmate_cli.doubt.survey import Survey, Surveyor, Weights
+from segmate_cli.doubt.verdict import judge
 from segmate_cli.engines import (
     EngineChoice,
     FloatArray,
@@ -54,6 +58,8 @@ class PredictOptions:
         gpu_memory_cap_bytes: What the engine may take of a GPU's memory; None for no limit.
         check_hu: Refuse voxels that are surely not Hounsfield units.
         fast: Every second of the model's slices, with labels interpolated between them.
+        rules: Gates that the scan and its labels must pass; None for the built-in ones, unless the
+            manifest says that these do not hold for the model.
         temporary_folder: For the temporary file of a scan stored coronally or sagittally; None
             takes the system's (TMPDIR).
     """
@@ -67,6 +73,7 @@ class PredictOptions:
     gpu_memory_cap_bytes: int | None = None
     check_hu: bool = True
     fast: bool = False
+    rules: tuple[Rule, ...] | None = None
     temporary_folder: Path | None = None
 
 
@@ -184,12 +191,21 @@ def segment(
     warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
     with watch.stage("clean_up"):
         clean_up(on_grid, manifest, grid.voxel_ml)
-        if len(wanted) < len(manifest.organs):
-            _drop_others(on_grid, wanted)
     table = manifest.organ_table()
+    with watch.stage("gates"):
+        judged = judge(
+            _survey(on_grid, grid, scan.geometry, len(table)),
+            dict(enumerate(table, 1)),
+            tap.evidence(),
+            rules_for(manifest, options.rules),
+        )
+    if len(wanted) < len(manifest.organs):
+        with watch.stage("clean_up"):
+            _drop_others(on_grid, wanted)
     run = {
         "pixels_sha256": tap.sha256,
         **_run_record(network, options, plan, position, warnings),
+        "doubt": judgement_record(judged, {table[value - 1].key for value in wanted}),
     }
     organs_of = {value: table[value - 1] for value in wanted}
     return GridLabels(on_grid, grid, scan.geometry, organs_of, scan.source, run)
@@ -236,6 +252,23 @@ def select_values(manifest: Manifest, words: Sequence[str] | None) -> tuple[int,
     table = manifest.organ_table()
     chosen = table if words is None else organs.select(words, table)
     return tuple(sorted(table.index(organ) + 1 for organ in chosen))
+
+
+def rules_for(manifest: Manifest, rules: tuple[Rule, ...] | None) -> tuple[Rule, ...]:
+    """The gates that count for a model: those given, else the built-in ones where they hold."""
+    if rules is not None:
+        return rules
+    return RULES if manifest.gates == "adult_ct" else ()
+
+
+def _survey(on_grid: PackedPlanes, grid: ModelGrid, geometry: Geometry, highest: int) -> Survey:
+    """Evidence about the labels at the scan's voxels, by way of the few on the model's grid."""
+    packed = grid.packed_planes(on_grid)
+    planes = grid.back_planes(on_grid) if packed is None else packed[0]
+    surveyor = Surveyor(geometry, highest, None if packed is None else Weights(*packed[1:]))
+    for plane in planes:
+        surveyor.add(plane)
+    return surveyor.survey()
 
 
 def _slices(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from segmate_cli.doubt.words import OrganStatus
+from segmate_cli.doubt.record import status_row
+from segmate_cli.doubt.words import Verdict
 from segmate_cli.measurement import OrganStats
 from segmate_cli.organs import Organ
 
@@ -19,14 +20,22 @@ SCHEMA_VERSION = 1
 
 COLUMNS = (
     *("scan", "organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge"),
-    *("status", "is_lower_bound", "faces", "edge_share", "reasons"),
+    *("status", "is_lower_bound", "faces", "edge_share", "reasons", "verdict"),
 )
 # What was found is never shown as 0.0.
 _LEAST_SHOWN_ML = 0.1
 
 
-def rows(scan: str, stats: Sequence[OrganStats]) -> list[dict[str, Any]]:
-    """One flat row an organ, with the columns that COLUMNS names."""
+def rows(
+    scan: str, stats: Sequence[OrganStats], verdict: Verdict | None = None
+) -> list[dict[str, Any]]:
+    """One flat row an organ, with the columns that COLUMNS names.
+
+    Args:
+        scan: Name of the scan or label map.
+        stats: Of its organs.
+        verdict: Of the whole, the same in each row; None where there is none.
+    """
     return [
         {
             "scan": scan,
@@ -37,26 +46,26 @@ def rows(scan: str, stats: Sequence[OrganStats]) -> list[dict[str, Any]]:
             "sd_hu": rounded(each.sd_hu, 2),
             "touches_edge": each.touches_edge,
             **status_row(each.status),
+            "verdict": verdict.word if verdict else None,
         }
         for each in stats
     ]
 
 
-def status_row(status: OrganStatus) -> dict[str, Any]:
-    """An organ's status as reports and sidecars say it."""
-    return {
-        "status": status.kind,
-        "is_lower_bound": status.is_lower_bound,
-        "faces": list(status.faces),
-        "edge_share": rounded(status.edge_share, 4),
-        "reasons": list(status.reasons),
-    }
-
-
-def render(table: Sequence[dict[str, Any]], style: ReportFormat) -> str:
-    """Rows as text that ends in a newline."""
+def render(
+    table: Sequence[dict[str, Any]],
+    style: ReportFormat,
+    verdicts: Mapping[str, Verdict] | None = None,
+) -> str:
+    """Rows as text that ends in a newline; JSON also holds the verdicts, by scan."""
     if style == "json":
-        content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "rows": list(table)}
+        scans = [{"scan": scan, **each.as_dict()} for scan, each in (verdicts or {}).items()]
+        content = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "scans": scans,
+            "rows": list(table),
+        }
         return json.dumps(content, indent=2) + "\n"
     if style == "table":
         return _aligned(table)
@@ -89,7 +98,7 @@ def _aligned(table: Sequence[dict[str, Any]]) -> str:
     # One scan needs no column for its name, and a report without a CT none for HU.
     hidden = set() if len({row["scan"] for row in table}) > 1 else {"scan"}
     hidden |= {c for c in ("mean_hu", "sd_hu") if all(row[c] is None for row in table)}
-    hidden |= {"is_lower_bound", "edge_share", "faces"}  # for programs; the reason says them
+    hidden |= {"is_lower_bound", "edge_share", "faces", "verdict"}  # for programs
     used = [name for name in COLUMNS if name not in hidden]
     return align([used, *([_shown(name, row) for name in used] for row in table)])
 

@@ -227,6 +227,30 @@ class ModelGrid:
             out[k] = plane
         return out
 
+    def packed_planes(
+        self, labels: Planes
+    ) -> tuple[Iterator[Uint8Array], IndexArray, IndexArray] | None:
+        """The scan's slices in its own storage order with the model's rows and columns.
+
+        Returns:
+            The slices, and how many of the scan's rows and columns each row and column stands for;
+            None where slices do not lie along the model's.
+        """
+        if not self.streams or self.upright is not None:
+            return None
+        _, rows, columns = self._sources()
+        used = [np.unique(part, return_counts=True) for part in (rows, columns)]
+        turn = self._plane_turn.inverse()
+        counts = [
+            used[axis - 1][1][:: -1 if flip else 1]
+            for axis, flip in zip(turn.axes[1:], turn.flips[1:], strict=True)
+        ]
+        planes = (
+            turn.view(plane[None])[0]
+            for plane in self._turned_planes(labels, used[0][0], used[1][0])
+        )
+        return planes, counts[0], counts[1]
+
     def back_planes(self, labels: Planes) -> Iterator[Uint8Array]:
         """The same slice by slice."""
         planes = self._stored_planes(labels)
@@ -241,7 +265,8 @@ class ModelGrid:
             yield from self._planes_across(labels)
             return
         stored = self._plane_turn.inverse()
-        for plane in self._turned_planes(labels):
+        _, rows, columns = self._sources()
+        for plane in self._turned_planes(labels, rows, columns):
             yield stored.view(plane[None])[0]
 
     @property
@@ -249,9 +274,11 @@ class ModelGrid:
         axes = (0, self.turn.axes[1], self.turn.axes[2])
         return Reorientation(axes, (False, *self.turn.flips[1:]))
 
-    def _turned_planes(self, labels: Planes) -> Iterator[Uint8Array]:
-        """Slices at the scan's voxels in the model's axes, in the order of ``slices``."""
-        slices, rows, columns = self._sources()
+    def _turned_planes(
+        self, labels: Planes, rows: IndexArray, columns: IndexArray
+    ) -> Iterator[Uint8Array]:
+        """Slices in the model's axes, at some of its rows and columns, ordered as ``slices``."""
+        slices = self._sources()[0]
         last = -1
         for source in slices[::-1] if self.descending else slices:
             if source != last:  # neighbours often repeat: the scan's slices lie closer

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segmate_cli import files, memory, nifti, sidecar
+from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.errors import (
     EngineMissingError,
     InputError,
@@ -23,7 +24,7 @@ from segmate_cli.errors import (
 )
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
-from segmate_cli.measurement import OrganStats, measure
+from segmate_cli.measurement import Measured, OrganStats, examine
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.upright import evened, on_slices
 from segmate_cli.volume import DicomSource, LabelMap, Labels, NiftiSource, Scan, Source, Volume
@@ -146,7 +147,23 @@ def measure_path(
     series: str | None = None,
     organs: Sequence[str] | None = None,
 ) -> tuple[OrganStats, ...]:
-    """Measure the organs of a label map or RTSTRUCT in a file.
+    """Measure the organs in a file; arguments and errors as ``examine_path``."""
+    return examine_path(path, table=table, ct=ct, series=series, organs=organs).stats
+
+
+def examine_path(
+    path: Path,
+    *,
+    table: str | Path | None = None,
+    ct: str | Path | None = None,
+    series: str | None = None,
+    organs: Sequence[str] | None = None,
+    rules: Sequence[Rule] | None = None,
+) -> Measured:
+    """Measure the organs of a label map or RTSTRUCT in a file, and apply the gates.
+
+    Without the scan, what its gates said when the label map was made is taken from the sidecar.
+    DICOM objects have no verdict, since their structures may overlap.
 
     Args:
         path: See ``load_labels``; or a DICOM RTSTRUCT.
@@ -154,6 +171,8 @@ def measure_path(
         ct: The scan that was segmented, for HU.
         series: Which series of it; by default the one that a DICOM object names.
         organs: Names or aliases; by default all.
+        rules: The gates; None for the built-in ones, or for none where the sidecar says that none
+            held for the model.
 
     Raises:
         InputError: A file that cannot be read, a CT that does not fit.
@@ -166,13 +185,17 @@ def measure_path(
             names = read_label_table(Path(table)) if table else None
             found = rtstruct_read.read_rtstruct(path, names)
             scan = load(ct, series=series, prefer=found.series_uid) if ct else None
-            return rtstruct_read.measure_structures(found, scan, organs)
+            return Measured(rtstruct_read.measure_structures(found, scan, organs), None)
         from segmate_cli.dicom.seg_read import measure_seg, open_seg
 
         seg = open_seg(path, read_label_table(Path(table)) if table else None)
-        return measure_seg(seg, load_ct(seg.source, ct, series) if ct else None, organs)
+        stats = measure_seg(seg, load_ct(seg.source, ct, series) if ct else None, organs)
+        return Measured(stats, None)
     labels, scan = load_with_ct(path, table, ct, series)
-    return measure(labels, scan, organs)
+    earlier = sidecar.earlier_of(path)
+    if rules is None:
+        rules = () if earlier and not earlier.gates else RULES
+    return examine(labels, scan, organs, rules, earlier)
 
 
 def load_with_ct(

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from segmate_cli import __version__, files, memory
+from segmate_cli.doubt.record import earlier_in
+from segmate_cli.doubt.verdict import Earlier
 from segmate_cli.errors import GeometryError, InputError
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
@@ -154,6 +156,20 @@ def _slices_in(given: dict[str, Any]) -> Geometry | None:
         return None
     k, j, i = map(int, given["shape_kji"])
     return Geometry(np.array(given["affine_kji_to_lps_mm"]), (k, j, i), np.array(given[_PLACES]))
+
+
+def earlier_of(labels_path: Path) -> Earlier | None:
+    """What the gates said of the scan; None without a sidecar, or where the file has changed."""
+    try:
+        content = json.loads(path_for(labels_path).read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            return None
+        record = content["doubt"]
+        if content["output"]["file_sha256"] != files.sha256_of_file(labels_path):
+            return None
+        return earlier_in(record)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _series_in(given: dict[str, Any]) -> DicomSource | None:

@@ -106,6 +106,7 @@ def manifest_dict(network: bytes, **changes: Any) -> dict[str, Any]:
         "name": "tiny",
         "version": "1",
         "title": "A threshold",
+        "gates": "none",  # a ball is no body
         "organs": [{"key": "liver", "channel": 0}],
         "preprocessing": {
             "grid": {"spacing_mm": [2.0, 2.0, 2.0], "directions": ["S", "P", "L"]},

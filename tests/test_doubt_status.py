@@ -40,16 +40,16 @@ def body(low_mm: float, high_mm: float, without: tuple[str, ...] = ()) -> Labels
 
 
 def kinds(labels: Labels) -> dict[str, str]:
-    return {each.organ.key: each.status.kind for each in measure(labels)}
+    return {each.organ.key: each.status.kind for each in measure(labels, rules=())}
 
 
 def test_a_whole_trunk_is_complete():
-    found = measure(body(-260, 360))
+    found = measure(body(-260, 360), rules=())
     assert {each.status for each in found} == {OrganStatus("complete", edge_share=0.0)}
 
 
 def test_an_abdomen_has_no_trachea_in_view_and_cuts_what_goes_on_above():
-    found = {each.organ.key: each for each in measure(body(-260, 30))}
+    found = {each.organ.key: each for each in measure(body(-260, 30), rules=())}
     assert found["trachea"].status.kind == "absent"
     assert "out of view" in found["trachea"].status.reasons[0]
     assert "above" in found["trachea"].status.reasons[0]
@@ -76,7 +76,7 @@ def test_an_organ_missing_from_a_whole_trunk_is_not_found(key):
 
 
 def test_where_nothing_was_found_nobody_can_tell():
-    found = measure(body(-260, 360, without=KEYS))
+    found = measure(body(-260, 360, without=KEYS), rules=())
     assert {each.status.kind for each in found} == {"not_found"}
     assert {each.status.reasons for each in found} == {
         ("no organ was found that would tell what is in view",)
@@ -107,7 +107,7 @@ def box(turn: tuple[str, str, str], touching: str) -> Labels:
 @pytest.mark.parametrize("touching", FACES)
 @pytest.mark.parametrize("turn", [("S", "P", "L"), ("I", "A", "R"), ("A", "S", "L")])
 def test_the_face_that_cuts_is_named_and_its_share_is_the_boxs(touching, turn):
-    (found,) = measure(box(turn, touching))
+    (found,) = measure(box(turn, touching), rules=())
     assert found.status.faces == (touching,)
     sides = np.array([30.0, 20.0, 20.0])  # mm along z, y, x
     areas = sides.prod() / sides
@@ -167,10 +167,10 @@ def test_the_reconstruction_circle_cuts_where_the_scan_shows_nothing_beyond(reac
 
 def test_statuses_do_not_depend_on_how_a_scan_is_stored():
     labels = body(-100, 200)
-    want = measure(labels)
+    want = measure(labels, rules=())
     for turn in itertools.product("SI", "PA", "LR"):
         geometry, how = labels.geometry.reoriented(turn)
-        turned = measure(Labels(how.view(labels.values).copy(), geometry, ORGANS))
+        turned = measure(Labels(how.view(labels.values).copy(), geometry, ORGANS), rules=())
         for one, other in zip(want, turned, strict=True):
             assert one.status.kind == other.status.kind
             assert one.status.faces == other.status.faces

@@ -31,7 +31,7 @@ def parse(text: str, style: str) -> list[dict[str, str]]:
 def test_the_columns_are_the_published_ones():
     published = (
         "scan organ volume_ml voxels mean_hu sd_hu touches_edge "
-        "status is_lower_bound faces edge_share reasons"
+        "status is_lower_bound faces edge_share reasons verdict"
     )
     assert " ".join(report.COLUMNS) == published
     assert all(tuple(row) == report.COLUMNS for row in ROWS)
@@ -51,6 +51,7 @@ def test_rows_are_rounded_to_what_can_be_known():
         "faces": ["inferior", "circle"],
         "edge_share": 0.1235,
         "reasons": ["cut at two", "odd"],
+        "verdict": None,
     }
 
 

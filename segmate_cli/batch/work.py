@@ -21,11 +21,12 @@ from segmate_cli.batch.peak import peak_bytes, restart_peak
 from segmate_cli.batch.records import Content, ContentIndex, Output, Record
 from segmate_cli.batch.series_index import stamp
 from segmate_cli.batch.settings import Settings, digest_of
+from segmate_cli.doubt.rules import Rule
 from segmate_cli.engines import LoadedModel
 from segmate_cli.errors import ChangedError, InputError, NothingFoundError, OutputError, UsageError
 from segmate_cli.flow import Stopwatch
 from segmate_cli.guard import MemoryGuard
-from segmate_cli.measurement import OrganStats, Tally
+from segmate_cli.measurement import Measured, OrganStats, Tally
 from segmate_cli.volume import DicomSource, LabelMap, LabelValues, Scan
 
 # An orphan of a killed run ends within a second of it.
@@ -227,11 +228,14 @@ def _segment(
     records.clear(job.folder)
     with MemoryGuard(memory.resolve_cap(options.memory_cap_bytes)) as guard:
         labels = pipeline.segment(scan, model, options, guard=guard)
-        stats, notes = _write(job, settings, scan, labels, watch)
+        rules = pipeline.rules_for(model.manifest, options.rules)
+        measured, notes = _write(job, settings, scan, labels, watch, rules)
+    stats, verdict = measured.stats, measured.verdict
+    notes += verdict.reasons if verdict else ()
     if not any(each.voxels for each in stats):
         notes.insert(0, "no organ was found")
     outputs = _read_back(job.folder)
-    rows = [_row(job, row) for row in report.rows(job.case.case_id, stats)]
+    rows = [_row(job, row) for row in report.rows(job.case.case_id, stats, verdict)]
     seconds = {**labels.run["seconds"], **watch.seconds}
     return Record(
         case=job.case.case_id,
@@ -279,21 +283,26 @@ class _Counted:
 
 
 def _write(
-    job: Job, settings: Settings, scan: Scan, labels: pipeline.GridLabels, watch: Stopwatch
-) -> tuple[Sequence[OrganStats], list[str]]:
+    job: Job,
+    settings: Settings,
+    scan: Scan,
+    labels: pipeline.GridLabels,
+    watch: Stopwatch,
+    rules: Sequence[Rule],
+) -> tuple[Measured, list[str]]:
     """Write all outputs; gives the measurements, and what could not be written and why."""
     counted = _Counted(labels, scan)
     scans.save(counted, job.folder / "labels.nii.gz", overwrite=True, seconds=watch.seconds)
     wanted = [organ for _, organ in sorted(labels.organs.items())]
-    stats = counted.tally.stats(labels.organs, wanted)
+    measured = counted.tally.measured(labels.organs, wanted, rules)
     notes: list[str] = []
     with watch.stage("write_others"):
         if {"seg", "rtstruct"} & set(settings.formats):
-            notes += _write_dicom(job, settings, scan, labels, stats)
+            notes += _write_dicom(job, settings, scan, labels, measured.stats)
         if settings.report:
-            table = report.rows(job.case.case_id, stats)
+            table = report.rows(job.case.case_id, measured.stats, measured.verdict)
             files.write_text(job.folder / "report.json", report.render(table, "json"))
-    return stats, notes
+    return measured, notes
 
 
 def _write_dicom(

@@ -140,7 +140,7 @@ def measure_structures(
             continue
         geometry = ct.geometry if ct else _grid(found.path, each, step_mm)
         values = _fill(found.path, each, geometry)
-        measured = measure(Labels(values, geometry, {1: each.organ}), ct)
+        measured = measure(Labels(values, geometry, {1: each.organ}), ct, rules=())
         stats.extend(measured if ct else (replace(one, status=_NO_EDGE) for one in measured))
     return tuple(stats)
 

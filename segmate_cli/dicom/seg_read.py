@@ -181,7 +181,7 @@ def measure_seg(
         if ct is not None:
             slices = on_slices(layer, ct.geometry)
             layer = placed_on(slices, ct.geometry, lacks_slices=not ends_known)
-        measured = [each for each in measure(layer, ct) if each.organ.key in rank]
+        measured = [each for each in measure(layer, ct, rules=()) if each.organ.key in rank]
         if ct is None and not ends_known:
             measured = [_open_ended(each, found.grid.geometry) for each in measured]
         stats.extend(measured)

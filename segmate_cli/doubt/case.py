@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segmate_cli.doubt.anatomy import SPANS
 from segmate_cli.doubt.scan_evidence import ScanEvidence
 from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view
 from segmate_cli.doubt.survey import Survey
@@ -295,23 +296,22 @@ def missing(case: Case) -> Measured:
     return {key: 1.0 for key, each in case.status.items() if each.kind == "not_found"}
 
 
-# Typical distances: medians of the 64 scans of trunks that the gates were made on.
+# Typical distances from the cord: medians of the scans of trunks that the gates were made on.
 _ACROSS_MM = {
     **{"lung_left": 77.0, "lung_right": 70.0, "liver": 68.0, "spleen": 99.0},
     **{"kidney_left": 71.0, "kidney_right": 71.0},
 }
-_ALONG_MM = {
-    **{"trachea over heart": 117.0, "trachea over liver": 198.0, "heart over liver": 75.0},
-    **{"heart over spleen": 76.0, "heart over kidney_left": 127.0},
-    **{"heart over kidney_right": 130.0, "lung_right over kidney_right": 157.0},
-    **{"lung_left over kidney_left": 149.0, "lung_right over liver": 104.0},
-    **{"lung_left over spleen": 106.0},
-}
-# The same of organs' lengths along the body over their widths.
+# Lengths along the body over widths, as standard deviations of places, of whole organs.
 _SHAPES = {
     **{"heart": 0.56, "kidney_left": 1.15, "kidney_right": 1.14, "liver": 0.55},
-    **{"lung_left": 0.98, "lung_right": 0.90, "spleen": 0.68, "trachea": 1.95},
+    **{"lung_left": 0.98, "lung_right": 0.90, "spleen": 0.68},
 }
+# Ends of organs that two readers would put at the same height; and how far apart two must be.
+_SHARP_ENDS = {
+    **{"lung_left": "both", "lung_right": "both", "heart": "both", "liver": "high"},
+    **{"kidney_left": "both", "kidney_right": "both", "spleen": "both", "trachea": "low"},
+}
+_APART_MM = 60.0
 
 
 def size_across(case: Case) -> Measured:
@@ -322,15 +322,74 @@ def size_across(case: Case) -> Measured:
 
 
 def size_along(case: Case) -> Measured:
-    """Distances and lengths along the body, over what is typical, and over ``size_across``."""
-    heights = heights_mm(case)
-    ratios = [heights[key] / usual for key, usual in _ALONG_MM.items() if key in heights]
-    across = size_across(case).get("across", 1.0)
-    stretched = [ratio / across for ratio in ratios]
+    """Distances between ends of organs along the body over the reference adult's, and shapes."""
+    ratios = [*_end_ratios(case)]
     for key, places in case.places.items():
         if case.status[key].kind == "complete" and key in _SHAPES:
             x, y, z = places.std(axis=0)
-            stretched.append(float(z / np.hypot(x, y)) / _SHAPES[key])
-    if len(stretched) < 3:
+            ratios.append(float(z / np.hypot(x, y)) / _SHAPES[key])
+    return {"along": float(np.median(ratios))} if len(ratios) >= 5 else {}
+
+
+def _end_ratios(case: Case) -> list[float]:
+    ends: list[tuple[float, float]] = []
+    for key, which in _SHARP_ENDS.items():
+        each = case.organs.get(key)
+        if each is None or each.span_mm is None or key not in case.places:
+            continue
+        if which != "high" and "inferior" not in each.faces:
+            ends.append((SPANS[key].low_mm, each.span_mm[0]))
+        if which != "low" and "superior" not in each.faces:
+            ends.append((SPANS[key].high_mm, each.span_mm[1]))
+    return [
+        (own - other) / (usual - reference)
+        for usual, own in ends
+        for reference, other in ends
+        if usual - reference >= _APART_MM
+    ]
+
+
+# What makes a trunk left- or right-handed: typical mm to the left of the cord or of the middle.
+_HANDED_MM = {"liver and spleen": -47.0, "aorta": 12.0, "tissue": -11.0}
+_LIVER_LEVEL_MM = 120.0
+
+
+def handedness(case: Case) -> Measured:
+    """Liver, aorta and the tissue at their level: 1 for where they usually lie, -1 mirrored.
+
+    A network that has seen many bodies names organs by their place, so that their names alone do
+    not tell a mirrored scan.
+    """
+    midline = _midline_mm(case)
+    if midline is None:
         return {}
-    return {"along": float(np.median(stretched))}
+    found = {}
+    both = [case.places[key][:, 0] for key in ("liver", "spleen") if key in case.places]
+    if both:
+        found["liver and spleen"] = float(np.concatenate(both).mean()) - midline
+    if "aorta" in case.places:
+        found["aorta"] = float(case.places["aorta"][:, 0].mean()) - midline
+    tissue = _tissue_mm(case)
+    if tissue is not None:
+        found["tissue"] = tissue
+    if len(found) < 2:
+        return {}
+    parts = [np.clip(value / _HANDED_MM[name], -2.0, 2.0) for name, value in found.items()]
+    return {"handedness": float(np.mean(parts))}
+
+
+def _tissue_mm(case: Case) -> float | None:
+    """How far left of the body's middle soft tissue lies at the level of the liver."""
+    if case.scan is None or "liver" not in case.places:
+        return None
+    geometry, hu = case.survey.small.geometry, case.scan.small_hu
+    top_mm = float(case.places["liver"][:, 2].max())
+    means = []
+    for low, high in ((0, 250), (-300, 4000)):
+        at = np.flatnonzero((hu.reshape(-1) > low) & (hu.reshape(-1) < high))
+        places = geometry.to_lps_mm(np.stack(np.unravel_index(at, hu.shape), axis=-1))
+        level = (places[:, 2] <= top_mm) & (places[:, 2] >= top_mm - _LIVER_LEVEL_MM)
+        if np.count_nonzero(level) < 50:
+            return None
+        means.append(float(places[level, 0].mean()))
+    return means[0] - means[1]

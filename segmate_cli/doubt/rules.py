@@ -249,6 +249,17 @@ RULES: tuple[Rule, ...] = (
         why="The scan is stored upside down, slices are out of order, or labels are swapped.",
     ),
     Rule(
+        id="handed",
+        what="where liver, aorta and tissue lie, 1 as usual and -1 mirrored,",
+        unit="",
+        measure=measures.handedness,
+        limits={"*": (0.05, None)},
+        source=f"0.07 to 1.9, 13 mirrored scans -1.27 to 0.67; {_OWN}",
+        severity="review",
+        why="The scan is mirrored, or the patient has situs inversus.",
+        needs_ct=True,
+    ),
+    Rule(
         id="size-across",
         what="distances to the left and right over the usual",
         unit="",

@@ -27,6 +27,8 @@ class Judgement:
         verdict: Of the whole.
         regions: Parts of the body in view.
         phase: Guess of the contrast phase, one phrase; None without a scan or an aorta.
+        circle: Whether the scan shows nothing outside its circle; None where nobody knows.
+        gates: Ids of the gates that counted.
     """
 
     evidence: Mapping[str, OrganEvidence]
@@ -34,6 +36,26 @@ class Judgement:
     verdict: Verdict
     regions: tuple[str, ...]
     phase: str | None
+    circle: bool | None
+    gates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier look at the scan said, for where the scan is not at hand now.
+
+    Attributes:
+        circle: As in ``Judgement``.
+        findings: Of all gates; those that need the scan are taken over.
+        gates: Ids of the gates that counted then.
+    """
+
+    circle: bool | None = None
+    findings: tuple[Finding, ...] = ()
+    gates: tuple[str, ...] = ()
+
+
+_NOTHING_EARLIER = Earlier()
 
 
 def judge(
@@ -41,6 +63,7 @@ def judge(
     organs: Mapping[int, Organ],
     scan: ScanEvidence | None = None,
     rules: Iterable[Rule] = RULES,
+    earlier: Earlier = _NOTHING_EARLIER,
 ) -> Judgement:
     """Apply the gates.
 
@@ -49,20 +72,29 @@ def judge(
         organs: Label value to organ.
         scan: Of the scan; without it gates that need one do not count.
         rules: The gates.
+        earlier: What is known of the scan where it is not at hand.
     """
-    evidence = gather(survey, organs, None if scan is None else scan.circle)
+    rules = tuple(rules)
+    circle = earlier.circle if scan is None else scan.circle
+    evidence = gather(survey, organs, circle)
     status = statuses(evidence, height_mm(survey))
     values = {
         key: tuple(value for value, each in organs.items() if each.key == key) for key in evidence
     }
     case = Case(survey, evidence, status, values, scan)
-    verdict = Verdict(tuple(finding for rule in rules for finding in _apply(rule, case)))
+    findings = [finding for rule in rules for finding in _apply(rule, case)]
+    if scan is None:
+        taken = {rule.id for rule in rules if rule.needs_ct}
+        findings += [each for each in earlier.findings if each.rule in taken]
+    verdict = Verdict(tuple(findings))
     return Judgement(
         evidence,
         {key: _doubted(key, each, verdict) for key, each in status.items()},
         verdict,
         regions(evidence, height_mm(survey)),
         _phase(case),
+        circle,
+        tuple(rule.id for rule in rules),
     )
 
 
