@@ -1,0 +1,290 @@
+"""Gates on a phantom with its true labels: quiet on the whole one, each built failure is caught."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from phantom import LABELS, make_phantom
+
+from segmate_cli import organs
+from segmate_cli.doubt.gates_file import read_gates
+from segmate_cli.doubt.rules import BY_ID, RULES
+from segmate_cli.errors import UsageError
+from segmate_cli.geometry import Geometry
+from segmate_cli.measurement import Measured, examine
+from segmate_cli.volume import Labels, Volume
+
+KEYS = (
+    *("lung_left", "lung_right", "trachea", "esophagus", "spinal_cord", "heart", "aorta"),
+    *("liver", "kidney_left", "kidney_right", "spleen"),
+)
+ORGANS = {LABELS[key]: organs.organ(key) for key in KEYS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    hu: np.ndarray
+    labels: np.ndarray
+    affine: np.ndarray
+
+    def but(self, **changes: np.ndarray) -> Body:
+        return dataclasses.replace(self, **changes)
+
+    def measured(self, ct: bool = True, **options) -> Measured:
+        geometry = Geometry(self.affine, self.labels.shape)
+        volume = Volume(self.hu.astype(np.int16), geometry) if ct else None
+        return examine(Labels(self.labels.copy(), geometry, ORGANS), volume, **options)
+
+    def rules(self, ct: bool = True) -> set[str]:
+        found = self.measured(ct).verdict.findings
+        return {each.rule for each in found if each.severity == "review"}
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    made = make_phantom(3, (5.0, 3.0, 3.0))
+    kept = np.isin(made.labels, list(ORGANS))
+    return Body(made.hu, np.where(kept, made.labels, 0).astype(np.uint8), made.affine)
+
+
+def test_the_phantom_itself_is_well(body):
+    measured = body.measured()
+    assert measured.verdict.findings == ()
+    assert measured.verdict.word == "ok"
+    assert set(measured.judgement.regions) >= {"chest", "abdomen"}
+    assert measured.judgement.phase == "portal venous or later"
+    assert body.rules(ct=False) == set()
+
+
+def mirrored(body: Body) -> Body:
+    return body.but(hu=body.hu[:, :, ::-1], labels=body.labels[:, :, ::-1])
+
+
+def mirrored_but_named_by_place(body: Body) -> Body:
+    """As a network does that knows where organs lie: all it calls liver is on the right."""
+    turned = mirrored(body)
+    values = turned.labels.copy()
+    for left, right in (("lung_left", "lung_right"), ("kidney_left", "kidney_right")):
+        values[turned.labels == LABELS[left]] = LABELS[right]
+        values[turned.labels == LABELS[right]] = LABELS[left]
+    values[turned.labels == LABELS["liver"]] = LABELS["spleen"]
+    values[turned.labels == LABELS["spleen"]] = LABELS["liver"]
+    return turned.but(labels=values)
+
+
+def upside_down(body: Body) -> Body:
+    return body.but(hu=body.hu[::-1], labels=body.labels[::-1])
+
+
+def back_to_front(body: Body) -> Body:
+    return body.but(hu=body.hu[:, ::-1], labels=body.labels[:, ::-1])
+
+
+def shuffled(body: Body) -> Body:
+    order = np.random.default_rng(1).permutation(len(body.hu))
+    return body.but(hu=body.hu[order], labels=body.labels[order])
+
+
+def stacked(body: Body) -> Body:
+    """Another patient on top, named as the first."""
+    other = np.roll(body.hu, 12, axis=2)
+    return body.but(
+        hu=np.concatenate([body.hu, other[: len(other) // 2]]),
+        labels=np.concatenate([body.labels, body.labels[: len(other) // 2]]),
+    )
+
+
+def half_the_slices(body: Body) -> Body:
+    return body.but(hu=body.hu[::2], labels=body.labels[::2])
+
+
+def scaled(*factors: float) -> Callable[[Body], Body]:
+    def scale(body: Body) -> Body:
+        affine = body.affine.copy()
+        affine[:3, :3] = affine[:3, :3] * factors
+        return body.but(affine=affine)
+
+    return scale
+
+
+def shifted(by_hu: int) -> Callable[[Body], Body]:
+    return lambda body: body.but(hu=body.hu + by_hu)
+
+
+def eight_bit(body: Body) -> Body:
+    return body.but(hu=np.clip((body.hu + 160) * 255 / 400, 0, 255))
+
+
+def like_mr(body: Body) -> Body:
+    return body.but(hu=np.where(body.hu < -900, 0, np.abs(body.hu) * 3 + 100))
+
+
+def renamed(*pairs: tuple[str, str]) -> Callable[[Body], Body]:
+    """Organs by other names, or by none (0)."""
+
+    def rename(body: Body) -> Body:
+        values = body.labels.copy()
+        for old, new in pairs:
+            values[body.labels == LABELS[old]] = LABELS.get(new, 0)
+        return body.but(labels=values)
+
+    return rename
+
+
+KIDNEYS_SWAPPED = renamed(("kidney_left", "kidney_right"), ("kidney_right", "kidney_left"))
+LIVER_AS_SPLEEN = renamed(("liver", "spleen"), ("spleen", "liver"))
+FAILURES = {
+    "mirrored": (mirrored, {"side"}),
+    "mirrored, named by place": (mirrored_but_named_by_place, {"handed"}),
+    "upside down": (upside_down, {"order"}),
+    "back to front": (back_to_front, {"front"}),
+    "shuffled": (shuffled, {"scan-order", "label-order"}),
+    "stacked": (stacked, {"scan-jump"}),
+    "half the slices": (half_the_slices, {"size-along"}),
+    "slices twice as far apart": (scaled(2, 1, 1), {"size-along"}),
+    "pixels half as large": (scaled(1, 0.5, 0.5), {"size-across"}),
+    "pixels twice as large": (scaled(1, 2, 2), {"size-across"}),
+    "all twice as large": (scaled(2, 2, 2), {"size-across"}),
+    "100 HU up": (shifted(100), {"hu-air"}),
+    "100 HU down": (shifted(-100), {"hu-air"}),
+    "1024 HU up": (shifted(1024), {"hu-no-air"}),
+    "1024 HU down": (shifted(-1024), {"scan-body"}),
+    "8 bit": (eight_bit, {"hu-no-air"}),
+    "like MR": (like_mr, {"hu-no-air"}),
+    "kidney removed": (renamed(("kidney_left", "")), {"found"}),
+    "liver removed": (renamed(("liver", "")), {"found"}),
+    "kidneys swapped": (KIDNEYS_SWAPPED, {"side"}),
+    "liver and spleen swapped": (LIVER_AS_SPLEEN, {"side"}),
+    "heart and liver swapped": (renamed(("heart", "liver"), ("liver", "heart")), {"order"}),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_built_failure_asks_for_a_review_by_the_right_rule(body, name):
+    break_it, rules = FAILURES[name]
+    assert rules <= break_it(body).rules()
+
+
+def test_every_gate_fires_on_something_built(body):
+    """A gate that nothing here makes fire could be broken without anybody seeing."""
+    fired = set().union(*(make(body).rules() for make, _ in FAILURES.values()))
+    notes = {rule.id for rule in RULES if rule.severity == "note"}
+    own_test = {"pair", "fragments", "volume-cut", "scan-width", "hu-tissue"}
+    assert fired >= set(BY_ID) - notes - own_test
+
+
+def test_a_speck_of_an_organ_is_implausible(body):
+    values = body.labels.copy()
+    at = np.argwhere(values == LABELS["spleen"])
+    values[values == LABELS["spleen"]] = 0
+    k, j, i = at[len(at) // 2]
+    values[k - 2 : k + 2, j - 2 : j + 2, i - 2 : i + 2] = LABELS["spleen"]
+    measured = body.but(labels=values).measured()
+    (spleen,) = (each for each in measured.stats if each.organ.key == "spleen")
+    assert spleen.status.kind == "implausible"
+    assert any("Spleen: its volume is" in reason for reason in spleen.status.reasons)
+    assert measured.verdict.word == "review"
+
+
+def test_a_broken_organ_and_unlike_pairs(body):
+    values = body.labels.copy()
+    right = np.argwhere(values == LABELS["kidney_right"])
+    middle = int(np.median(right[:, 0]))
+    values[middle - 2 : middle + 2][values[middle - 2 : middle + 2] == LABELS["kidney_right"]] = 0
+    assert "fragments" in body.but(labels=values).rules()
+    values = body.labels.copy()
+    values[tuple(right[len(right) // 6 :].T)] = 0
+    assert "pair" in body.but(labels=values).rules()
+
+
+def test_a_cut_liver_is_truncated_and_no_reason_for_a_review(body):
+    low = np.argwhere(body.labels == LABELS["liver"])[:, 0]
+    cut = int(np.percentile(low, 40))
+    affine = body.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * cut
+    measured = Body(body.hu[cut:], body.labels[cut:], affine).measured()
+    (liver,) = (each for each in measured.stats if each.organ.key == "liver")
+    assert (liver.status.kind, liver.status.faces) == ("truncated", ("inferior",))
+    assert liver.status.is_lower_bound
+    assert measured.verdict.word == "ok"
+
+
+def test_what_is_about_organs_that_nobody_asked_for_does_not_count(body):
+    broken = renamed(("kidney_left", ""))(body)
+    assert broken.measured(organs=["liver"]).verdict.word == "ok"
+    assert broken.measured(organs=["kidney"]).verdict.word == "review"
+
+
+def test_every_rule_says_what_it_needs_to():
+    assert len(BY_ID) == len(RULES)
+    for rule in RULES:
+        assert rule.source
+        assert rule.why.endswith(".")
+        for low, high in rule.limits.values():
+            assert low is None or high is None or low < high
+
+
+GATES = """
+[volume]
+limits = { liver = [10, 20] }
+[side]
+enabled = false
+[scan-thickness]
+severity = "review"
+limits = { "*" = [-inf, 3] }
+"""
+
+
+def test_a_site_sets_its_own_limits(body, tmp_path):
+    path = tmp_path / "gates.toml"
+    path.write_text(GATES)
+    rules = {rule.id: rule for rule in read_gates(path)}
+    assert set(BY_ID) - set(rules) == {"side"}
+    assert rules["volume"].limits["liver"] == (10.0, 20.0)
+    assert rules["volume"].limits["spleen"] == BY_ID["volume"].limits["spleen"]
+    found = body.measured(rules=tuple(rules.values())).verdict.findings
+    assert {(each.rule, each.severity) for each in found} == {
+        ("volume", "review"),
+        ("scan-thickness", "review"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[nope]", "no gate 'nope'"),
+        ("[volume]\nlimit = 3", "takes enabled, severity and limits"),
+        ("[volume]\nlimits = { liver = 3 }", "two numbers"),
+        ("[volume]\nlimits = { liver = [3, nan] }", "two numbers"),
+        ("[volume]\nlimits = { liver = [3, 2] }", "the first is larger"),
+        ('[volume]\nseverity = "bad"', "not 'bad'"),
+        ("[volume]\nenabled = 3", "true or false"),
+        ("volume = 3", "takes enabled"),
+        ("[volume", "no TOML"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, said):
+    path = tmp_path / "gates.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_gates(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_gates(tmp_path / "none.toml")
+
+
+def test_the_command_line_lists_and_explains(run):
+    code, out, _ = run("gates", "list")
+    assert code == 0
+    assert {line.split()[0] for line in out.splitlines()[1:]} == set(BY_ID)
+    code, out, _ = run("gates", "explain", "volume")
+    assert code == 0
+    assert "Kim et al., Radiology 2021" in out
+    assert "330 to 4250" in out
+    listed = json.loads(run("gates", "list", "--format", "json")[1])
+    assert [row["id"] for row in listed] == [rule.id for rule in RULES]
+    assert run("gates", "explain", "nope")[0] == 2
+    assert run("gates", "explain")[0] == 2
