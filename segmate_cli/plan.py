@@ -12,6 +12,7 @@ from typing import Any
 
 from segmate_cli import gpu, memory
 from segmate_cli.bundle import Bundle, Engine, Manifest, Preprocessing
+from segmate_cli.doubt.survey import small_geometry
 from segmate_cli.engines import LoadedModel, usable_cpus, workers_for
 from segmate_cli.errors import MemoryCapError, UsageError
 from segmate_cli.memory import Cap
@@ -45,6 +46,8 @@ _LOADING_BYTES_A_PARAMETER = 14
 _ENGINE_BYTES = 2 * 10**6
 # Compression buffers, tables and what the allocator keeps.
 _SLACK_BYTES = 8 * 10**6
+# HU and labels of every n-th voxel, and places of labelled ones while the gates look at them.
+_GATES_BYTES_A_VOXEL = 12
 # Planes of labels that are numbered at once while components are found.
 _PARTS_BYTES_A_PIXEL = 80
 # Lines of all of the model's slices, from which slices stored across them are made.
@@ -296,6 +299,7 @@ def _stages(
     voxels = max(grid.shape[0], grid.source_shape[0]) * math.prod(grid.shape[1:])
     scored = batch_size + _SCORED_SLICES
     slices = Buffer("slices in use", slices_bytes(grid, manifest.preprocessing))
+    small = math.prod(small_geometry(scan.geometry).shape)
     helpers = Buffer("processes that decode", scan.helper_bytes)
     held = (
         Buffer("Python, libraries and network", held_bytes),
@@ -310,6 +314,7 @@ def _stages(
         Buffer("scores", 4 * scored * manifest.network.channels * rows * columns),
         Buffer("allocator and tables", _SLACK_BYTES),
         slices,
+        Buffer("small copy for the gates", _GATES_BYTES_A_VOXEL * small),
     )
     # Some planes are numbered at once, in 2 bytes a voxel, or 4 where that is not enough.
     parts = Buffer("components of organs", _PARTS_BYTES_A_PIXEL * rows * columns)

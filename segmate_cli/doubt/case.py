@@ -52,8 +52,10 @@ class Case:
     def places(self) -> dict[str, FloatArray]:
         """LPS mm (n, 3) of each organ's voxels in the small copy, where these are not too few."""
         small = self.survey.small
-        order = np.argsort(small.labels, axis=None, kind="stable")
-        ordered = small.labels.reshape(-1)[order]
+        flat = small.labels.reshape(-1)
+        order = np.flatnonzero(flat)
+        order = order[np.argsort(flat[order], kind="stable")]
+        ordered = flat[order]
         found = {}
         for key, values in self.values.items():
             ends = [np.searchsorted(ordered, [v, v + 1]) for v in values]
@@ -382,14 +384,25 @@ def _tissue_mm(case: Case) -> float | None:
     """How far left of the body's middle soft tissue lies at the level of the liver."""
     if case.scan is None or "liver" not in case.places:
         return None
-    geometry, hu = case.survey.small.geometry, case.scan.small_hu
-    top_mm = float(case.places["liver"][:, 2].max())
+    geometry = case.survey.small.geometry
+    axis = next(n for n, letter in enumerate(geometry.directions) if letter in "SI")
+    inverse = np.linalg.inv(geometry.affine)
+    top = case.places["liver"][np.argmax(case.places["liver"][:, 2])]
+    bottom = top - (0.0, 0.0, _LIVER_LEVEL_MM)
+    ends = sorted(float((inverse[:3, :3] @ at + inverse[:3, 3])[axis]) for at in (top, bottom))
+    level = slice(max(0, round(ends[0])), round(ends[1]) + 1)
+    hu = np.moveaxis(case.scan.small_hu, axis, 0)[level]
     means = []
     for low, high in ((0, 250), (-300, 4000)):
-        at = np.flatnonzero((hu.reshape(-1) > low) & (hu.reshape(-1) < high))
-        places = geometry.to_lps_mm(np.stack(np.unravel_index(at, hu.shape), axis=-1))
-        level = (places[:, 2] <= top_mm) & (places[:, 2] >= top_mm - _LIVER_LEVEL_MM)
-        if np.count_nonzero(level) < 50:
+        mask = (hu > low) & (hu < high)
+        count = np.count_nonzero(mask)
+        if count < 50:
             return None
-        means.append(float(places[level, 0].mean()))
+        middle = [
+            float((np.arange(n) * mask.sum(axis=others)).sum()) / count
+            for n, others in zip(mask.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
+        ]
+        along = middle.pop(0) + level.start
+        middle.insert(axis, along)
+        means.append(float(geometry.to_lps_mm(middle)[0]))
     return means[0] - means[1]
