@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ball_scan, write_bundle
 from phantom import LABELS, make_phantom
 
 from segmate_cli import organs
@@ -288,3 +290,60 @@ def test_the_command_line_lists_and_explains(run):
     assert [row["id"] for row in listed] == [rule.id for rule in RULES]
     assert run("gates", "explain", "nope")[0] == 2
     assert run("gates", "explain")[0] == 2
+
+
+@pytest.fixture
+def strict(tmp_path) -> tuple[Path, Path]:
+    """A model for which the gates hold, and a scan of a ball that it takes for a liver."""
+    return write_bundle(tmp_path / "strict", gates="adult_ct"), ball_scan(tmp_path / "a.nii.gz", 40)
+
+
+def test_predict_and_report_end_with_3_and_say_why(run, tmp_path, strict):
+    model, scan = strict
+    labels = tmp_path / "labels.nii.gz"
+    code, out, err = run("predict", scan, "-o", labels, "--model", model)
+    assert (code, out) == (3, f"{labels}\n")
+    assert "review: The cross-section of the body is" in err
+    doubt = json.loads((tmp_path / "labels.json").read_text())["doubt"]
+    assert doubt["verdict"] == "review"
+    assert "scan-width" in {each["rule"] for each in doubt["findings"]}
+    code, out, err = run("report", labels, "--format", "json")
+    assert code == 3
+    assert "review: The cross-section of the body is" in err
+    (said,) = json.loads(out)["scans"]
+    # What needs the scan is taken from the sidecar, so that both say the same.
+    assert sorted(said["reasons"]) == sorted(doubt["reasons"])
+    (row,) = json.loads(out)["rows"]
+    assert (row["status"], row["verdict"]) == ("truncated", "review")
+    (own,) = doubt["organs"]
+    assert {key: row[key] for key in own} == own
+    with_ct = json.loads(run("report", labels, "--ct", scan, "--format", "json")[1])
+    assert sorted(with_ct["scans"][0]["reasons"]) == sorted(doubt["reasons"])
+
+
+def test_the_exit_code_can_be_waived_and_gates_be_set(run, tmp_path, strict):
+    model, scan = strict
+    labels = tmp_path / "labels.nii.gz"
+    options = ("-o", labels, "--model", model, "--overwrite")
+    code, _, err = run("predict", scan, *options, "--no-gate-exit")
+    assert code == 0
+    assert "review: " in err
+    assert run("report", labels, "--no-gate-exit")[0] == 0
+    gates = tmp_path / "gates.toml"
+    gates.write_text("".join(f"[{rule}]\nenabled = false\n" for rule in BY_ID))
+    assert run("predict", scan, *options, "--gates", gates)[0] == 0
+    gates.write_text("[nope]")
+    code, _, err = run("predict", scan, *options, "--gates", gates)
+    assert code == 2
+    assert "no gate 'nope'" in err
+    assert run("report", labels, "--gates", gates)[0] == 2
+
+
+def test_a_batch_marks_such_a_case_for_review(run, tmp_path, strict):
+    model, scan = strict
+    run("batch", scan, "-o", tmp_path / "out", "--model", model, "--quiet", "--report")
+    (record,) = (tmp_path / "out").glob("*/case.json")
+    said = json.loads(record.read_text())
+    assert said["state"] == "review"
+    assert "The cross-section of the body is" in said["message"]
+    assert said["organs"][0]["verdict"] == "review"
