@@ -24,6 +24,7 @@ _SIGINT_EXIT = 130
 _SIGTERM_EXIT = 143
 _SCAN = "a NIfTI file; a folder, file, .zip or .tar of DICOM; - for a list of files on stdin"
 _FORMATS = ("table", "csv", "tsv", "json")  # report.FORMATS, without importing numpy for --help
+_SCHEMAS = ("report", "comparison", "cohort")  # schemas.SCHEMAS, for the same reason
 _LOOKS = ("html", "png", "glb", "stl")
 
 
@@ -301,6 +302,13 @@ def _convert(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--quiet", action="store_true", help="no messages")
 
 
+def _schema(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    add = commands.add_parser(
+        "schema", parents=[common], help="print the JSON schema of what a command writes"
+    )
+    add.add_argument("name", choices=_SCHEMAS)
+
+
 def _doctor(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     commands.add_parser(
         "doctor", parents=[common], help="engines, devices, memory, versions: for bug reports"
@@ -316,7 +324,7 @@ def _completion(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 _COMMANDS = (
     *(_predict, _plan, _batch, _report, _evaluate, _compare, _inspect, _dicom, _gates, _models),
-    *(_convert, _cohort, _doctor, _completion),
+    *(_convert, _cohort, _schema, _doctor, _completion),
 )
 
 

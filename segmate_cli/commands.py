@@ -266,8 +266,7 @@ def report(args: Namespace) -> ExitCode:
     if args.format not in reports.FORMATS:
         from segmate_cli.look import command
 
-        print(command.write(args, paths, output, args.format))
-        return ExitCode.DONE
+        return command.write(args, paths, output)
     if args.uid_root or args.reference_dicom:
         raise UsageError(
             "--uid-root and --reference-dicom are about a DICOM SR; ask for one with "
@@ -298,6 +297,14 @@ def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitC
     print(output)
     for warning in warnings:
         console.say(f"warning: {warning}")
+    return ExitCode.DONE
+
+
+def schema(args: Namespace) -> ExitCode:
+    """``segmate schema``."""
+    from segmate_cli.schemas import json_schema
+
+    print(json.dumps(json_schema(args.name), indent=2))
     return ExitCode.DONE
 
 

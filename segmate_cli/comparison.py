@@ -129,7 +129,7 @@ def compare_case(
         return CaseChange(pair.case, False, None, tuple(changes))
     counts = _count(first, turned)
     by_key = [
-        {row.organ.key: row for row in tally.stats(each.organs, _own(each, organs))}
+        {row.organ.key: row for row in tally.measured(each.organs, _own(each, organs), ()).stats}
         for tally, each in counts.tallies
     ]
     changes = [_together(pair.case, organ, by_key, counts) for organ in organs]
@@ -170,7 +170,8 @@ def _stats(labels: LabelMap, organs: Sequence[Organ]) -> dict[str, OrganStats]:
     tally = Tally(labels.geometry, _highest(labels))
     for plane in labels.planes():
         tally.add(plane, None)
-    return {each.organ.key: each for each in tally.stats(labels.organs, _own(labels, organs))}
+    measured = tally.measured(labels.organs, _own(labels, organs), ())
+    return {each.organ.key: each for each in measured.stats}
 
 
 def _highest(labels: LabelMap) -> int:

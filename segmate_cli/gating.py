@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segmate_cli import console, scans
@@ -14,6 +14,7 @@ from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.words import Verdict
 from segmate_cli.errors import ExitCode, UsageError
 from segmate_cli.gate_list import gate_list
+from segmate_cli.look import terminal
 from segmate_cli.outputs import deliver
 
 
@@ -45,7 +46,15 @@ def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -
         table += reports.rows(str(path), measured.stats, measured.verdict)
         if measured.verdict:
             verdicts[str(path)] = measured.verdict
-    deliver(reports.render(table, args.format, verdicts), output)
+    if args.format == "table" and output is None and terminal.wants_colour(sys.stdout):
+        terminal.print_table(table, verdicts, sys.stdout)
+    else:
+        deliver(reports.render(table, args.format, verdicts), output)
+    return tell(args, verdicts)
+
+
+def tell(args: Namespace, verdicts: Mapping[str, Verdict]) -> ExitCode:
+    """Say on stderr what asks for a review, by label map; gives the exit code."""
     for name, verdict in verdicts.items():
         for reason in verdict.reasons:
             console.say(f"{name}: review: {reason}")

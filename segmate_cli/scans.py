@@ -26,6 +26,7 @@ from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.measurement import Measured, OrganStats, examine
 from segmate_cli.organs import Organ, foreign_organ
+from segmate_cli.placement import placed_on
 from segmate_cli.upright import evened, on_slices
 from segmate_cli.volume import DicomSource, LabelMap, Labels, NiftiSource, Scan, Source, Volume
 
@@ -221,14 +222,23 @@ def open_with_ct(
     ct: str | Path | None = None,
     series: str | None = None,
 ) -> tuple[LabelMap, Scan | None]:
-    """As ``load_with_ct``, read slice by slice; labels of uneven slices are read at once."""
+    """As ``load_with_ct``, on the scan's grid, slice by slice as far as that is possible.
+
+    Labels of uneven slices, or stored in another order than the scan, are read at once.
+
+    Raises:
+        GeometryError: The label map's voxels are not the scan's.
+    """
     labels = open_labels(path, table)
     known, scan = _slices_and_ct(labels, ct, series)
-    if all(slices is None or slices.places_mm is None for slices in known):
+    even = all(slices is None or slices.places_mm is None for slices in known)
+    if even and (scan is None or labels.geometry.same_as(scan.geometry)):
         return labels, scan
     loaded = load_labels(path, table)
     for slices in known:
         loaded = on_slices(loaded, slices)
+    if scan is not None:
+        loaded = placed_on(loaded, scan.geometry, lacks_slices=is_dicom_name(path))
     return loaded, scan
 
 

@@ -16,6 +16,7 @@ from conftest import ROOT, needs_shared, save_nifti
 from look_maker import write_case
 
 from segmate_cli import organs, scans
+from segmate_cli.doubt.anatomy import VOLUMES
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.content import Source, gather
 from segmate_cli.look.page import LARGEST_BYTES, render_page
@@ -68,7 +69,7 @@ def page(tmp_path, run):
     """The page of the small torso, by the command line."""
     labels, scan = write_case(tmp_path)
     out = tmp_path / "report.html"
-    assert run("report", labels, "--ct", scan, "-o", out) == (0, f"{out}\n", "")
+    assert run("report", labels, "--ct", scan, "-o", out)[:2] == (3, f"{out}\n")
     return out.read_text(encoding="utf-8")
 
 
@@ -93,6 +94,32 @@ def test_it_says_what_report_says(page, tmp_path, run):
     assert "absent" in words or "not found" in words  # the spleen
     assert "0.0" not in words
     assert "\u2212800 \u00b1 0" in words
+
+
+def test_the_verdict_is_that_of_the_report(page, tmp_path, run):
+    labels, scan = tmp_path / "labels.nii.gz", tmp_path / "scan.nii.gz"
+    _, out, _ = run("report", labels, "--ct", scan, "--format", "json")
+    (told,) = json.loads(out)["scans"]
+    assert told["verdict"] == "review"
+    words = " ".join(parse(page).text)
+    assert "Review needed" in words
+    for finding in told["findings"]:
+        assert finding["text"] in words
+
+
+def test_ranges_and_their_sources_are_shown(page):
+    words = " ".join(parse(page).text)
+    liver = VOLUMES["liver"]
+    assert f"{liver.low_ml:.0f} to {liver.high_ml:.0f}" in words
+    assert liver.source in words
+    assert page.count('class="range"') == 2  # the lung is cut, so its volume says little
+
+
+def test_without_gates_nothing_is_said_to_be_in_order(predicted, tmp_path, run):
+    labels, scan = predicted  # of a model for which no gate holds
+    out = tmp_path / "page.html"
+    assert run("report", labels, "--ct", scan, "-o", out)[0] == 0
+    assert "Not checked" in out.read_text()
 
 
 def test_each_organ_found_has_three_planes_with_itself_outlined(page):
@@ -163,7 +190,7 @@ def test_names_are_text_and_nothing_else(tmp_path):
 def test_without_a_scan_labels_are_filled(tmp_path, run):
     labels, _ = write_case(tmp_path)
     out = tmp_path / "r.html"
-    assert run("report", labels, "-o", out, "--organs", "liver")[0] == 0
+    assert run("report", labels, "-o", out, "--organs", "liver", "--no-gate-exit")[0] == 0
     text = out.read_text()
     assert "<image" not in text
     assert 'class="tile blank"' in text
@@ -174,7 +201,7 @@ def test_without_a_scan_labels_are_filled(tmp_path, run):
 def test_nothing_found_is_a_page_too(tmp_path, run):
     labels, scan = write_case(tmp_path)
     out = tmp_path / "r.html"
-    assert run("report", labels, "--ct", scan, "-o", out, "--organs", "spleen")[0] == 0
+    assert run("report", labels, "--ct", scan, "-o", out, "--organs", "spleen")[1] == f"{out}\n"
     text = out.read_text()
     parse(text)
     assert "0 of 1 organs found" in text

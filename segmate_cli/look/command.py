@@ -8,14 +8,15 @@ from typing import Any
 
 from segmate_cli import console, files
 from segmate_cli.errors import ExitCode, InputError, UsageError
+from segmate_cli.gating import rules_of, tell
 from segmate_cli.look.content import Content, Source, gather, look_at
 from segmate_cli.look.tiles import check_libraries
 from segmate_cli.outputs import deliver, format_of
 from segmate_cli.report import FORMATS
 
 
-def write(args: Namespace, paths: list[Path], output: Path | None, kind: str) -> Path:
-    """Write what ``kind`` names of one label map; gives the file's path.
+def write(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
+    """Write what ``args.format`` names of one label map, print its path, tell the verdict.
 
     Raises:
         UsageError: Several label maps, no output, or an option that does not fit.
@@ -23,6 +24,7 @@ def write(args: Namespace, paths: list[Path], output: Path | None, kind: str) ->
         InputError: A file that cannot be read.
         OutputError: The output cannot be written.
     """
+    kind = args.format
     if output is None or len(paths) != 1:
         raise UsageError(f"{kind} is of one label map, and a file; give -o report.{kind}.")
     source = Source(
@@ -31,9 +33,11 @@ def write(args: Namespace, paths: list[Path], output: Path | None, kind: str) ->
         ct=Path(args.ct) if args.ct else None,
         series=args.series,
         organs=args.organs,
+        rules=rules_of(args),
     )
     if kind in ("glb", "stl"):
-        return _write_meshes(source, output, kind)
+        _write_meshes(source, output, kind)
+        return ExitCode.DONE
     check_libraries()
     content = gather(source)
     if kind == "png":
@@ -43,22 +47,24 @@ def write(args: Namespace, paths: list[Path], output: Path | None, kind: str) ->
     else:
         from segmate_cli.look.page import render_page
 
-        identity = _identity(content) if args.with_identity else []
-        data = render_page(content, identity).encode()
+        data = render_page(content, _identity(content) if args.with_identity else []).encode()
+    _write(output, data)
+    verdict = content.found.measured.verdict
+    return tell(args, {str(paths[0]): verdict} if verdict else {})
+
+
+def _write(output: Path, data: bytes) -> None:
     with files.write_atomically(output) as stream:
         stream.write(data)
-    return output
+    print(output)
 
 
-def _write_meshes(source: Source, output: Path, kind: str) -> Path:
+def _write_meshes(source: Source, output: Path, kind: str) -> None:
     from segmate_cli.look import meshes
 
     meshes.check_libraries()
     labels, found = look_at(source)
-    data = meshes.as_file(meshes.make_meshes(labels, found), kind)
-    with files.write_atomically(output) as stream:
-        stream.write(data)
-    return output
+    _write(output, meshes.as_file(meshes.make_meshes(labels, found), kind))
 
 
 def _identity(content: Content) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from segmate_cli import organs as organ_table
 from segmate_cli import scans, sidecar
+from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.errors import UsageError
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.views import LUNG, PLANES, SOFT_TISSUE, Cut, View, Window, axis_of, take_views
@@ -34,6 +35,7 @@ class Source:
         ct: The scan, for HU and pictures; None for outlines alone.
         series: Which series of ``ct``, where there are several.
         organs: Names or aliases; None for all.
+        rules: The gates; None for the built-in ones, unless the sidecar says that none held.
     """
 
     labels: Path
@@ -41,6 +43,7 @@ class Source:
     ct: Path | None = None
     series: str | None = None
     organs: tuple[str, ...] | None = None
+    rules: tuple[Rule, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,11 @@ def gather(source: Source) -> Content:
     labels, scan = _open(source)
     digest = hashlib.sha256()
     hashed = _hashed(scan, digest) if scan else None
-    found = locate(labels, hashed, _wanted(source, labels))
+    earlier = sidecar.earlier_of(source.labels)
+    rules = source.rules
+    if rules is None:
+        rules = () if earlier and not earlier.gates else RULES
+    found = locate(labels, hashed, _wanted(source, labels), rules, earlier)
     cuts = _cuts(found, labels.geometry)
     middle = _overview_cuts(found, labels.geometry)
     views = take_views(labels, scan, [*cuts.values(), *middle.values()], found.body)

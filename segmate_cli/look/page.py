@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from segmate_cli.doubt.anatomy import VOLUMES
+from segmate_cli.doubt.rules import BY_ID
 from segmate_cli.look import charts, templates
 from segmate_cli.look.content import Content
 from segmate_cli.look.provenance import manifest_of, provenance
@@ -103,8 +105,8 @@ def _page(content: Content, identity: Sequence[tuple[str, str]], size: _Size) ->
         "verdict": _verdict(content),
         "caption": _caption(content),
         "has_hu": any(each.mean_hu is not None for each in stats),
-        "has_ranges": False,
-        "range_source": "",
+        "has_ranges": any(each.organ.key in VOLUMES for each in stats),
+        "range_source": _caption_of_ranges(content),
         "organs": [_organ(content, each, scores, size) for each in stats],
         "overview": [
             _picture(content, content.overview[plane], None, size)
@@ -119,10 +121,15 @@ def _page(content: Content, identity: Sequence[tuple[str, str]], size: _Size) ->
 
 def _summary(content: Content) -> str:
     found = sum(each.volume_ml is not None for each in content.found.stats)
+    judgement = content.found.measured.judgement
     parts = [f"{found} of {len(content.found.stats)} organs found"]
     model = (content.sidecar or {}).get("model")
     if isinstance(model, dict):
         parts.append(f"segmented by {model.get('name', '?')} {model.get('version', '')}".rstrip())
+    if judgement is not None:
+        view = ", ".join(judgement.regions)
+        parts += [f"in view: {view}"] if view else []
+        parts += [judgement.phase] if judgement.phase else []
     created = str((content.sidecar or {}).get("created", ""))[:10]
     if created:
         parts.append(created)
@@ -130,17 +137,63 @@ def _summary(content: Content) -> str:
 
 
 def _verdict(content: Content) -> dict[str, Any]:
-    reasons = []
+    measured = content.found.measured
+    verdict = measured.verdict
+    judged = verdict is not None and measured.judgement is not None and measured.judgement.gates
+    reasons = list(verdict.reasons) if verdict else []
     if content.same_scan is False:
-        reasons.append("The scan given is not the one that was segmented: its voxels differ.")
-    notes = list(content.scan.warnings) if content.scan else []
+        reasons.insert(0, "The scan given is not the one that was segmented: its voxels differ.")
+    notes = [*(verdict.notes if verdict else ()), *(content.scan.warnings if content.scan else ())]
+    text = "" if judged else "No gate holds for the model, so nothing was checked."
+    if judged and measured.judgement is not None:
+        count = len(measured.judgement.gates)
+        text = f"{count} gates were applied; 'segmate gates list' shows them."
+    titles = {"ok": "Nothing found that asks for a review", "none": "Not checked"}
+    level = "review" if reasons else "ok" if judged else "none"
     return {
-        "level": "review" if reasons else "none",
-        "title": "Review needed" if reasons else "Not checked",
-        "text": "" if reasons else "No automatic check was made of these numbers.",
+        "level": level,
+        "title": titles.get(level, "Review needed"),
+        "text": text,
         "reasons": reasons,
         "notes": notes,
     }
+
+
+def _caption_of_ranges(content: Content) -> str:
+    """Where the ranges come from, of the organs shown."""
+    sources: dict[str, list[str]] = {}
+    for each in content.found.stats:
+        if each.organ.key in VOLUMES:
+            source = VOLUMES[each.organ.key].source
+            sources.setdefault(source, []).append(each.organ.title)
+    if not sources:
+        return ""
+    told = ". ".join(f"{', '.join(titles)}: {source}" for source, titles in sources.items())
+    return (
+        "Published volumes of adults; patients are not healthy, and many lie outside. The gates, "
+        f"which ask for a review, have wider limits. {told}."
+    )
+
+
+def _range_ml(key: str) -> str:
+    usual = VOLUMES.get(key)
+    if usual is None:
+        return ""
+    high = f"{usual.high_ml:.0f}"
+    return f"up to {high}" if usual.low_ml is None else f"{usual.low_ml:.0f} to {high}"
+
+
+def _range_hu(key: str) -> tuple[float, float] | None:
+    """The gate's limits of an organ's mean HU."""
+    low, high = BY_ID["hu"].limits.get(key, (None, None))
+    return None if low is None or high is None else (low, high)
+
+
+def _bar(stats: OrganStats) -> charts.RangeBar | None:
+    usual = VOLUMES.get(stats.organ.key)
+    if usual is None or stats.volume_ml is None or stats.status.is_lower_bound:
+        return None
+    return charts.range_bar(stats.volume_ml, (usual.low_ml or 0.0, usual.high_ml))
 
 
 def _caption(content: Content) -> str:
@@ -163,7 +216,7 @@ def _organ(
     histogram = None
     counts = content.found.histograms.get(organ.key)
     if counts is not None and stats.mean_hu is not None:
-        histogram = charts.histogram(counts, stats.mean_hu)
+        histogram = charts.histogram(counts, stats.mean_hu, _range_hu(organ.key))
     return {
         "title": organ.title,
         "anchor": "organ-" + re.sub(r"[^a-z0-9]+", "-", organ.key.lower()).strip("-"),
@@ -172,11 +225,11 @@ def _organ(
         "status": status,
         "reasons": reasons,
         "volume": _volume(stats),
-        "bar": None,
-        "bar_words": "",
-        "range_ml": "",
+        "bar": _bar(stats),
+        "bar_words": f"{_volume(stats)} ml, published {_range_ml(organ.key)} ml",
+        "range_ml": _range_ml(organ.key),
         "hu": _hu_text(stats),
-        "range_hu": "",
+        "range_hu": _hu_limits_text(organ.key),
         "voxels": f"{stats.voxels:,}".replace(",", "\u202f"),
         "histogram": histogram,
         "facts": _facts(content, stats, scores),
@@ -205,6 +258,13 @@ def _hu_text(stats: OrganStats) -> str:
     if stats.mean_hu is None or stats.sd_hu is None:
         return _NONE
     return f"{stats.mean_hu:.0f} \u00b1 {stats.sd_hu:.0f}".replace("-", "\u2212")
+
+
+def _hu_limits_text(key: str) -> str:
+    limits = _range_hu(key)
+    if limits is None:
+        return ""
+    return f"{limits[0]:.0f} to {limits[1]:.0f}".replace("-", "\u2212")
 
 
 def _facts(

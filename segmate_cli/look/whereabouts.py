@@ -12,7 +12,9 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.measurement import OrganStats, Tally
+from segmate_cli.doubt.rules import RULES, Rule
+from segmate_cli.doubt.verdict import Earlier
+from segmate_cli.measurement import Measured, OrganStats, Tally
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.placement import check_grid
 from segmate_cli.volume import Hounsfield, LabelMap, LabelValues, Scan
@@ -49,7 +51,7 @@ class Whereabouts:
 
     Attributes:
         organs: Label value to organ, with those that nobody named.
-        stats: The organs wanted, as ``measurement.measure`` has them.
+        measured: The organs wanted and the verdict, as ``measurement.examine`` has them.
         places: By organ's key; those without a voxel are missing.
         histograms: Voxels by HU, (n,) in steps of ``HU_STEP`` from ``HU_LOW``, by organ's key;
             empty without a CT.
@@ -57,14 +59,23 @@ class Whereabouts:
     """
 
     organs: dict[int, Organ]
-    stats: tuple[OrganStats, ...]
+    measured: Measured
     places: dict[str, Place]
     histograms: dict[str, Counts]
     body: Box
 
+    @property
+    def stats(self) -> tuple[OrganStats, ...]:
+        """Of the organs wanted."""
+        return self.measured.stats
+
 
 def locate(
-    labels: LabelMap, scan: Scan | None, wanted: Sequence[Organ] | None = None
+    labels: LabelMap,
+    scan: Scan | None,
+    wanted: Sequence[Organ] | None = None,
+    rules: Sequence[Rule] = RULES,
+    earlier: Earlier | None = None,
 ) -> Whereabouts:
     """Look at every voxel once.
 
@@ -72,6 +83,8 @@ def locate(
         labels: The label map.
         scan: The scan that was segmented, for HU.
         wanted: Which organs to measure; by default all.
+        rules: The gates.
+        earlier: What an earlier look at the scan said.
 
     Raises:
         GeometryError: The scan lies on another grid.
@@ -95,7 +108,7 @@ def locate(
     listed = [organ for _, organ in sorted(organs.items())]
     return Whereabouts(
         organs=organs,
-        stats=tally.stats(organs, listed if wanted is None else wanted),
+        measured=tally.measured(organs, listed if wanted is None else wanted, rules, earlier),
         places=_places(organs, lines),
         histograms={} if scan is None else _histograms(organs, hu_counts),
         body=_body_box(body, shape, 0.0 if scan is None else _BODY_SHARE),
