@@ -1,6 +1,6 @@
 """Write the model card from the scores' files: ``python -m training.card``.
 
-Figures come from the JSON of ``training.validate`` alone; words from ``configs/card.md.in``.
+Figures come from the JSON of ``training.score_bundle`` alone, words from ``configs/card.md.in``.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ def card(files: dict[str, dict[str, Any]], version: str) -> str:
         "SIDES": swap_sentence(scores),
         "ABSENT": absent_sentence(scores),
         "PHANTOM": ", ".join(f"{organ} {value:.3f}" for organ, value in phantom.items()),
+        "FAST": f"{mean_of(files['fast']['summary'], 'dice'):.3f}",
         "NEW": f"{mean_of(scores['summary'], 'dice'):.3f}",
         "OLD": f"{mean_of(baseline['summary'], 'dice'):.3f}",
         "SEEN_NEW": f"{mean_of(files['seen']['summary'], 'dice'):.3f}",
@@ -134,17 +135,18 @@ def card(files: dict[str, dict[str, Any]], version: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scores", type=Path, help="JSON of training.validate, shipped model")
-    parser.add_argument("baseline", type=Path, help="JSON of training.validate, starter")
-    parser.add_argument("phantom", type=Path, help="JSON of training.validate --phantoms")
+    parser.add_argument("scores", type=Path, help="JSON of score_bundle, shipped model")
+    parser.add_argument("baseline", type=Path, help="JSON of score_bundle, starter")
+    parser.add_argument("phantom", type=Path, help="JSON of score_bundle --phantoms")
     parser.add_argument("seen", type=Path, help="the shipped model on training cases")
     parser.add_argument("seen_baseline", type=Path, help="the starter on the same")
+    parser.add_argument("fast", type=Path, help="JSON of score_bundle --fast")
     parser.add_argument("output", type=Path, help="card to write")
     parser.add_argument("--version", required=True)
     options = parser.parse_args(arguments)
     files = {
         name: json.loads(getattr(options, name).read_text())
-        for name in ("scores", "baseline", "phantom", "seen", "seen_baseline")
+        for name in ("scores", "baseline", "phantom", "seen", "seen_baseline", "fast")
     }
     options.output.write_text(card(files, options.version))
 
