@@ -3,7 +3,7 @@
 Losses that ask for overlap make organs a little too large or too small. For each organ the
 threshold with the best mean Dice over the validation patients is taken, but only if it also helps
 patients who had no say in it: each patient is scored with what the others would have chosen, and
-the mean of that must gain ``_LEAST_GAIN``.
+the mean of that must gain ``_LEAST_GAIN``. Both sides of a pair share one threshold.
 """
 
 from __future__ import annotations
@@ -70,6 +70,19 @@ def case_curves(network: nn.Module, case: Case) -> Iterator[tuple[str, NDArray[n
         yield organ, np.array(curve)
 
 
+def unsided(organ: str) -> str:
+    """An organ's name without its side."""
+    return organ.removesuffix("_left").removesuffix("_right")
+
+
+def patient_curves(network: nn.Module, case: Case) -> dict[str, NDArray[np.float64]]:
+    """Curves of one patient, the mean of both sides for organs that come in pairs."""
+    curves: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    for organ, curve in case_curves(network, case):
+        curves[unsided(organ)].append(curve)
+    return {name: np.mean(both, axis=0) for name, both in curves.items()}
+
+
 def choose(curves: NDArray[np.float64]) -> tuple[float, float]:
     """The level with the best mean, and what it brings patients who did not choose it.
 
@@ -101,11 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = OnnxNetwork(options.bundle / "model.onnx")
     curves: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for name in read_config(options.config).validation:
-        for organ, curve in case_curves(network, load_case(options.cache / name)):
+        for organ, curve in patient_curves(network, load_case(options.cache / name)).items():
             curves[organ].append(curve)
+        print(name, flush=True)
     recipe = json.loads(options.recipe.read_text())
     for entry in recipe["organs"]:
-        level, gain = choose(np.array(curves[entry["key"]]))
+        level, gain = choose(np.array(curves[unsided(entry["key"])]))
         taken = gain >= _LEAST_GAIN
         entry["threshold"] = round(float(1 / (1 + np.exp(-level))), 3) if taken else 0.5
         print(f"{entry['key']:<14} {level:+.2f}  {gain:+.4f}  {'taken' if taken else 'left'}")
