@@ -21,6 +21,7 @@ from seg_maker import complaints
 from test_dicom import assert_equals, load, mutated, outcome, refusal
 
 from segmate_cli.dicom import find_series
+from segmate_cli.dicom.check import check_file
 from segmate_cli.errors import GeometryError, InputError, NotHounsfieldError, UnreadableError
 
 SYNTAXES = [
@@ -157,6 +158,27 @@ def test_from_the_command_line_to_all_objects(tmp_path: Path, tiny_bundle: Path,
     structures = pydicom.dcmread(tmp_path / "out" / "multi" / "rtstruct.dcm")
     contour = structures.ROIContourSequence[0].ContourSequence[0]
     assert 1 <= contour.ContourImageSequence[0].ReferencedFrameNumber <= 20
+    for name in ("seg.dcm", "rtstruct.dcm"):
+        checked = check_file(tmp_path / "out" / "multi" / name, tmp_path / "one.dcm")
+        assert not [one for one in checked.findings if one.level == "error"]
+
+
+def test_the_check_compares_with_the_frame_that_is_named(tmp_path: Path, tiny_bundle, run) -> None:
+    make_enhanced(tmp_path / "one.dcm", Recipe(shape=(20, 26, 22), step_mm=2.0, tags=STUDY))
+    seg = tmp_path / "seg.dcm"
+    code, _, err = run(
+        "predict", tmp_path / "one.dcm", "-o", seg, "--model", tiny_bundle, "--no-hu-check"
+    )
+    assert code == 0, err
+    change(seg, move_first_frame)
+    checked = check_file(seg, tmp_path / "one.dcm")
+    assert any("off the slice that it names" in one.what for one in checked.findings)
+
+
+def move_first_frame(data) -> None:
+    plane = data.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+    x, y, z = plane.ImagePositionPatient
+    plane.ImagePositionPatient = [x, y, float(z) + 2.0]
 
 
 def assert_refers_to_frames(seg_path: Path, source_path: Path) -> None:

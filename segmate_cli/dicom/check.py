@@ -6,7 +6,7 @@ knows the rules of every attribute, and this none of them by heart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from segmate_cli import dicom
-from segmate_cli.dicom.check_common import Finding, common, shapes
+from segmate_cli.dicom.check_common import Finding, Sources, common, shapes
 from segmate_cli.dicom.check_rtstruct import check_rtstruct
 from segmate_cli.dicom.check_seg import check_seg
 from segmate_cli.dicom.check_sr import check_sr
-from segmate_cli.dicom.header import MALFORMED, Header
+from segmate_cli.dicom.header import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, quiet
 from segmate_cli.errors import UnreadableError
 from segmate_cli.report import align
@@ -97,9 +97,7 @@ def check_file(path: Path, source: Path | None = None) -> Checked:
     return Checked(path, kind, tuple(ordered[:_MOST_TOLD]))
 
 
-def _check(
-    path: Path, found: Dataset, sources: Mapping[str, Header] | None
-) -> tuple[str, list[Finding]]:
+def _check(path: Path, found: Dataset, sources: Sources | None) -> tuple[str, list[Finding]]:
     findings = list(shapes(found))
     sop_class = str(found.get("SOPClassUID") or found.file_meta.get("MediaStorageSOPClassUID", ""))
     checks: Iterator[Finding]
@@ -116,6 +114,6 @@ def _check(
     return kind, [*findings, *common(found), *checks]
 
 
-def _headers(source: Path) -> dict[str, Header]:
+def _headers(source: Path) -> Sources:
     finding = dicom.find_series(source)
-    return {one.sop_uid: one for series in finding.series for one in series.slices}
+    return {(one.sop_uid, one.frame): one for series in finding.series for one in series.slices}

@@ -16,6 +16,8 @@ from segmate_cli.dicom.header import Header
 
 Level = Literal["error", "warning", "note"]
 Vectors = npt.NDArray[np.float64]
+#: Slices of a series by SOPInstanceUID and, in a multi-frame file, number of the frame.
+Sources = Mapping[tuple[str, int | None], Header]
 
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
 _LONGEST_UID = 64
@@ -177,8 +179,17 @@ def off_source(
     return "is turned against the slice that it names" if turned > _SAME_DIRECTION else None
 
 
+def referred(image: Dataset, sources: Sources | None) -> Header | None:
+    """The slice that a reference names: of a multi-frame file, the frame that it gives."""
+    number = image.get("ReferencedFrameNumber")
+    if isinstance(number, Sequence) and not isinstance(number, str):
+        number = number[0] if len(number) == 1 else None
+    frame = None if number is None else int(number)
+    return (sources or {}).get((str(image.get("ReferencedSOPInstanceUID", "")), frame))
+
+
 def missing_sources(
-    named: Mapping[str, str], listed: set[str], sources: Mapping[str, Header] | None
+    named: Mapping[str, str], listed: set[str], sources: Sources | None
 ) -> Iterator[Finding]:
     """References that lead nowhere.
 
@@ -192,7 +203,8 @@ def missing_sources(
         what = f"names a slice that the list of the series lacks ({len(lost)} do)"
         yield Finding("error", lost[0], what, "OHIF, Slicer")
     if sources is not None:
-        gone = [where for uid, where in named.items() if uid not in sources]
+        there = {uid for uid, _ in sources}
+        gone = [where for uid, where in named.items() if uid not in there]
         if gone:
             what = f"names a slice that the given series does not have ({len(gone)} do)"
             yield Finding("error", gone[0], what, "all")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from segmate_cli.dicom.check_common import SAME_PLACE_MM, Finding, missing_sources
-from segmate_cli.dicom.header import Header
+from segmate_cli.dicom.check_common import (
+    SAME_PLACE_MM,
+    Finding,
+    Sources,
+    missing_sources,
+    referred,
+)
 
 _KINDS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _FLAT_MM = 0.1
 
 
-def check_rtstruct(found: Dataset, sources: Mapping[str, Header] | None) -> Iterator[Finding]:
+def check_rtstruct(found: Dataset, sources: Sources | None) -> Iterator[Finding]:
     """Everything about an RTSTRUCT that segmate can tell itself."""
     listed = _listed(found)
     if not listed:
@@ -79,9 +84,7 @@ def _rois(found: Dataset) -> Iterator[Finding]:
         yield Finding("error", f"ROI {number}", "is drawn or observed, but not named", "all")
 
 
-def _contour(
-    contour: Dataset, where: str, sources: Mapping[str, Header] | None
-) -> Iterator[Finding]:
+def _contour(contour: Dataset, where: str, sources: Sources | None) -> Iterator[Finding]:
     kind = contour.get("ContourGeometricType")
     if kind not in _KINDS:
         yield Finding("error", where, "is of no known ContourGeometricType", "all")
@@ -106,7 +109,7 @@ def _contour(
     if off_mm > _FLAT_MM:
         yield Finding("error", where, f"is not planar: points are {off_mm:.2f} mm off", "all")
     images = contour.get("ContourImageSequence") or [Dataset()]
-    header = (sources or {}).get(str(images[0].get("ReferencedSOPInstanceUID", "")))
+    header = referred(images[0], sources)
     if header is None or header.orientation is None:
         return
     row, column = np.array(header.orientation, dtype=np.float64).reshape(2, 3)

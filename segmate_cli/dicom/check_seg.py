@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from segmate_cli.dicom.check_common import Finding, missing_sources, off_source, places
-from segmate_cli.dicom.header import Header
+from segmate_cli.dicom.check_common import (
+    Finding,
+    Sources,
+    missing_sources,
+    off_source,
+    places,
+    referred,
+)
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RAW = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _NO_LABELMAP = "3D Slicer without dcmqi 1.5, DCMTK 3.6, itk-wasm, pydicom-seg"
 
 
-def check_seg(seg: Dataset, sources: Mapping[str, Header] | None) -> Iterator[Finding]:
+def check_seg(seg: Dataset, sources: Sources | None) -> Iterator[Finding]:
     """Everything about a SEG that segmate can tell itself."""
     yield from _kind(seg)
     yield from _pixels(seg)
@@ -80,7 +86,7 @@ def _segments(seg: Dataset) -> Iterator[Finding]:
             yield Finding("note", where, "has no colour, so that readers choose one")
 
 
-def _frames(seg: Dataset, sources: Mapping[str, Header] | None) -> Iterator[Finding]:
+def _frames(seg: Dataset, sources: Sources | None) -> Iterator[Finding]:
     shared = (seg.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     frames = list(seg.get("PerFrameFunctionalGroupsSequence") or [])
     listed = _listed(seg)
@@ -103,14 +109,16 @@ def _frames(seg: Dataset, sources: Mapping[str, Header] | None) -> Iterator[Find
         yield Finding("warning", "frames", "have several orientations", "dcmqi, 3D Slicer")
     yield from places("frames", np.cross(row, column), np.array(spots, dtype=np.float64))
     yield from _numbers(seg, frames, spots)
-    named = [_source_of(frame) for frame in frames]
+    images = [_source_of(frame) for frame in frames]
+    named = [str(image.get("ReferencedSOPInstanceUID", "")) for image in images]
     if not all(named):
         what = f"{named.count('')} of {len(frames)} name no source slice"
         yield Finding("warning", "frames", what, "OHIF, highdicom, by source")
     by_uid = {uid: f"frame {n}" for n, uid in enumerate(named, start=1) if uid}
     yield from missing_sources(by_uid, listed, sources)
-    for n, (uid, spot, turn) in enumerate(zip(named, spots, turns, strict=True), start=1):
-        if sources and uid in sources and (why := off_source(spot, turn, sources[uid])):
+    for n, (image, spot, turn) in enumerate(zip(images, spots, turns, strict=True), start=1):
+        header = referred(image, sources)
+        if header and (why := off_source(spot, turn, header)):
             yield Finding("error", f"frame {n}", why, "all, silently")
 
 
@@ -148,10 +156,11 @@ def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:
     return first
 
 
-def _source_of(frame: Dataset) -> str:
+def _source_of(frame: Dataset) -> Dataset:
     derivation = frame.get("DerivationImageSequence") or [Dataset()]
     images = derivation[0].get("SourceImageSequence") or [Dataset()]
-    return str(images[0].get("ReferencedSOPInstanceUID", ""))
+    first: Dataset = images[0]
+    return first
 
 
 def _listed(seg: Dataset) -> set[str]:
