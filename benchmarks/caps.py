@@ -47,7 +47,9 @@ def main() -> None:
         for n in range(args.runs):
             cap = int(least * draw.uniform(0.8, 1.5))
             out = ["-o", str(Path(temporary) / f"{n}.nii.gz"), "--memory-cap", str(cap)]
-            cost = run([*segmate, "predict", *options, *out, "--quiet"], (0, _MEMORY))
+            cost = run(
+                [*segmate, "predict", *options, *out, "--quiet", "--no-gate-exit"], (0, _MEMORY)
+            )
             good = cost.code == _MEMORY or cost.peak_mb <= cap / 1e6
             kept += good
             refused += cost.code == _MEMORY

@@ -142,7 +142,16 @@ def compare(scan: Path, options: tuple[str, ...]) -> tuple[float, float, float]:
     done = subprocess.run(plan, check=True, stdout=subprocess.PIPE, text=True)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "labels.nii.gz"
-        run = [*segmate, "predict", str(scan), "-o", str(out), "--quiet", *options]
+        run = [
+            *segmate,
+            "predict",
+            str(scan),
+            "-o",
+            str(out),
+            "--quiet",
+            "--no-gate-exit",
+            *options,
+        ]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
         sidecar = json.loads((Path(folder) / "labels.json").read_text())
     planned = json.loads(done.stdout)

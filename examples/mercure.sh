@@ -3,7 +3,8 @@
 #   MERCURE_IN_DIR    <series UID>#<name>.dcm, of one series or of a study's, and task.json
 #   MERCURE_OUT_DIR   gets the SEG and the SR, which mercure sends on
 # The module's settings may hold {"predict": ["--series", "kernel=B30f", "--memory-cap", "1GB"]}.
-# Any exit code but 0 makes mercure put the case among the errors, with the message in its log.
+# Any exit code but 0 makes mercure put the case among the errors, with the message in its log: also 3,
+# a result that needs review; with "--no-gate-exit" among the options it is sent on all the same.
 set -euo pipefail
 
 settings() {

@@ -6,7 +6,8 @@ follows Orthanc's list of changes, so that it needs no plugin, and may run on an
 wants segmate[cpu,dicom] beside this Python. A series is taken once no file of it has come for
 Orthanc's StableAge. What is taken twice is stored once: the objects' UIDs follow from their input.
 With ORTHANC_USER and ORTHANC_PASSWORD it logs in; --once ends when all that is there is done. What
-stands after -- goes to segmate predict: ... -- --memory-cap 1GB --seg-type labelmap.
+stands after -- goes to segmate predict: ... -- --memory-cap 1GB --seg-type labelmap. A result that
+needs review (exit code 3) is not stored, unless --no-gate-exit is among these.
 """
 
 from __future__ import annotations
