@@ -37,11 +37,11 @@ def organ_table(scores: dict[str, Any], baseline: dict[str, Any]) -> str:
         worst = f"{row['worst']:.3f} ({row['worst_case']})"
         start = baseline["summary"][organ]["dice"]
         met = "yes" if row["dice"] >= bar else "no"
-        cells = (organ, row["patients"], f"{row['dice']:.3f}", f"{row['as_labelled']:.3f}", worst)
+        cells = (organ, row["patients"], f"{row['dice']:.4f}", f"{row['as_labelled']:.3f}", worst)
         lines.append(
             "| " + " | ".join(map(str, (*cells, f"{start:.3f}", f"{bar:.2f}", met))) + " |"
         )
-    mean = f"{mean_of(rows, 'dice'):.3f} | {mean_of(rows, 'as_labelled'):.3f}"
+    mean = f"{mean_of(rows, 'dice'):.4f} | {mean_of(rows, 'as_labelled'):.3f}"
     start = mean_of(baseline["summary"], "dice")
     met = "yes" if mean_of(rows, "dice") >= 0.90 else "no"
     lines.append(f"| mean | | {mean} | | {start:.3f} | 0.90 | {met} |")
@@ -121,8 +121,8 @@ def card(files: dict[str, dict[str, Any]], version: str) -> str:
         "SIDES": swap_sentence(scores),
         "ABSENT": absent_sentence(scores),
         "PHANTOM": ", ".join(f"{organ} {value:.3f}" for organ, value in phantom.items()),
-        "FAST": f"{mean_of(files['fast']['summary'], 'dice'):.3f}",
-        "NEW": f"{mean_of(scores['summary'], 'dice'):.3f}",
+        "FAST": f"{mean_of(files['fast']['summary'], 'dice'):.4f}",
+        "NEW": f"{mean_of(scores['summary'], 'dice'):.4f}",
         "OLD": f"{mean_of(baseline['summary'], 'dice'):.3f}",
         "SEEN_NEW": f"{mean_of(files['seen']['summary'], 'dice'):.3f}",
         "SEEN_OLD": f"{mean_of(files['seen_baseline']['summary'], 'dice'):.3f}",
