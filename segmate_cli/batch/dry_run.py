@@ -16,6 +16,7 @@ from segmate_cli.batch import outlook, records
 from segmate_cli.batch.cases import Case
 from segmate_cli.batch.driver import Plan
 from segmate_cli.batch.settings import Settings
+from segmate_cli.batch.work import predict_options
 from segmate_cli.bundle import Bundle
 from segmate_cli.engines import LoadedModel
 from segmate_cli.errors import AmbiguousSeriesError, InputError, MemoryCapError
@@ -80,14 +81,7 @@ class _Pace:
 
     def __init__(self, settings: Settings, bundle: Bundle) -> None:
         self._settings = settings
-        self._options = pipeline.PredictOptions(
-            organs=settings.organs,
-            engine=settings.engine,
-            device=settings.device,
-            batch_size=settings.batch_size,
-            threads=settings.threads,
-            memory_cap_bytes=settings.memory_cap_bytes,
-        )
+        self._options = predict_options(settings)
         self._model = pipeline.ensure_loading(bundle, self._options).loaded()
         pipeline.select_values(self._model.manifest, settings.organs)
         self._seconds_a_pixel = 0.0

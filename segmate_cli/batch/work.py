@@ -205,15 +205,9 @@ def _say_new_path(path: Path, source: str) -> None:
     files.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _segment(
-    job: Job,
-    settings: Settings,
-    model: LoadedModel,
-    scan: Scan,
-    content: Content,
-    watch: Stopwatch,
-) -> Record:
-    options = pipeline.PredictOptions(
+def predict_options(settings: Settings) -> pipeline.PredictOptions:
+    """What a batch's settings ask of the pipeline."""
+    return pipeline.PredictOptions(
         organs=settings.organs,
         engine=settings.engine,
         device=settings.device,
@@ -222,6 +216,17 @@ def _segment(
         memory_cap_bytes=settings.memory_cap_bytes,
         check_hu=settings.check_hu,
     )
+
+
+def _segment(
+    job: Job,
+    settings: Settings,
+    model: LoadedModel,
+    scan: Scan,
+    content: Content,
+    watch: Stopwatch,
+) -> Record:
+    options = predict_options(settings)
     if job.halvings:
         size = pipeline.plan_for(scan, model, options).batch_size >> job.halvings
         options = dataclasses.replace(options, batch_size=max(1, size))
