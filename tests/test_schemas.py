@@ -42,7 +42,7 @@ def test_a_report_without_a_scan_fits(tmp_path, run):
     check("report", json.loads(out))
 
 
-def test_the_model_in_the_wheel_fits(tmp_path, run, tiny_bundle):
+def test_a_report_of_what_predict_wrote_fits(tmp_path, run, tiny_bundle):
     from conftest import ball_scan
 
     scan = ball_scan(tmp_path / "scan.nii.gz")
