@@ -19,6 +19,7 @@ from training.cases import PIXEL_MM, Case
 
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
+_STOMACH = 12
 #: Pairs of labels that a mirrored crop swaps: lungs, kidneys.
 MIRRORED = ((1, 2), (9, 10))
 
@@ -38,6 +39,7 @@ class Augmentation:
         gain: smallest and largest factor on soft tissue.
         offset_hu: largest shift of soft tissue, either way.
         contrast_chance: labelled organs brighter or darker, as other contrast phases are.
+        bowel_chance: parts of what no label claims brightened, as bowel with contrast is.
         noise_hu: largest standard deviation of added noise.
         clip_chance: nothing above 275 HU, as some sources have it.
         step_chance: levels of 16 to 48 HU, as 8-bit sources have them.
@@ -55,6 +57,7 @@ class Augmentation:
     gain: tuple[float, float] = (0.85, 1.2)
     offset_hu: float = 25.0
     contrast_chance: float = 0.2
+    bowel_chance: float = 0.0
     noise_hu: float = 40.0
     clip_chance: float = 0.15
     step_chance: float = 0.1
@@ -117,6 +120,7 @@ def draw_crop(
         labels, pseudo = swap_sides(labels), swap_sides(pseudo)
     known = np.array(case.known[nearest])
     image = _change_organs(image, labels, config, rng)
+    image = fill_bowel(image, torch.where(labels > 0, labels, pseudo), config, rng)
     image = change_intensities(image, config, rng)
     if rng.random() < config.cut_chance:
         outside = field_of_view(config.size, rng)
@@ -215,6 +219,26 @@ def _change_organs(
             change[0][inside] = amount
     change = F.avg_pool2d(change[None], 3, 1, 1)[0]
     return image + change * (image > -150)
+
+
+def fill_bowel(
+    image: Tensor, labels: Tensor, config: Augmentation, rng: np.random.Generator
+) -> Tensor:
+    """Brighten blobs of unlabelled soft tissue, and the stomach, as swallowed contrast does.
+
+    What is bright and no kidney, vessel or spleen is common in hospitals and rare in the data.
+    """
+    if rng.random() >= config.bowel_chance:
+        return image
+    coarse = rng.standard_normal((1, 1, 12, 12), dtype=np.float32)
+    field = F.interpolate(
+        torch.from_numpy(coarse), labels.shape, mode="bicubic", align_corners=True
+    )[0, 0]
+    blobs = (field > rng.uniform(0.6, 1.4)) & (labels == 0)
+    if rng.random() < 0.5:
+        blobs |= labels == _STOMACH
+    amount = F.avg_pool2d(blobs.float()[None], 5, 1, 2)[0] * blobs * rng.uniform(40, 350)
+    return image + amount * ((image > -60) & (image < 120))
 
 
 def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Generator) -> Tensor:

@@ -89,7 +89,7 @@ class Sampler:
         case, position, centre = self._choose(rng)
         last = self.cases[case].hu.shape[0] - 1
         if rng.random() < 0.5:
-            position += rng.uniform(-0.5, 0.5)
+            position += rng.uniform(-0.3, 0.3)
         position = min(max(position, 0.0), float(last))
         return draw_crop(self.cases[case], position, centre, self.augmentation, rng)
 

@@ -24,7 +24,7 @@ from phantom import make_phantom  # noqa: E402
 from segmate_cli.export import open_onnx  # noqa: E402
 from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint  # noqa: E402
 from training import from_bundle, prepare, pseudo, score_bundle, validate  # noqa: E402
-from training.augment import Augmentation, draw_crop, swap_sides  # noqa: E402
+from training.augment import Augmentation, draw_crop, fill_bowel, swap_sides  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
 from training.losses import segmentation_loss, targets_and_weights  # noqa: E402
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
@@ -149,6 +149,22 @@ def test_an_unaugmented_crop_is_the_slice_itself() -> None:
     crop = draw_crop(case, 2.0, (20.0, 20.0), still, np.random.default_rng(0))
     assert np.array_equal(crop.labels.numpy(), labels[2, 4:36, 4:36])
     assert crop.slices[1].max() == pytest.approx((60 + 1000) / 700 - 1, abs=1e-3)
+
+
+def test_swallowed_contrast_brightens_what_is_soft_and_no_trained_organ() -> None:
+    labels = torch.zeros(64, 64, dtype=torch.int32)
+    labels[:32, :32], labels[32:, 32:] = 9, 12  # a kidney, and the stomach
+    image = torch.full((3, 64, 64), 50.0)
+    image[:, :, :8] = -900.0
+    image[:, :, 8:12] = 800.0
+    settings, rng = Augmentation(bowel_chance=1.0), np.random.default_rng(3)
+    changes = [fill_bowel(image, labels, settings, rng) - image for _ in range(8)]
+    change = torch.stack(changes).amax((0, 1))
+    assert change[labels == 9].max() == 0
+    assert change[:, :12].max() == 0
+    assert change[labels == 12].max() > 40
+    assert change[:32, 40:].max() > 40
+    assert torch.equal(fill_bowel(image, labels, Augmentation(), rng), image)
 
 
 def test_a_batch_is_its_seed(cache: Path) -> None:
