@@ -33,6 +33,8 @@ class Augmentation:
         rotation_deg: largest rotation, either way.
         scale: smallest and largest magnification.
         shift_mm: largest shift of the crop's centre from the point of interest.
+        elastic_chance: the body bent smoothly.
+        elastic_mm: largest standard deviation of that displacement.
         identity_chance: no rotation and no scaling: crops as sharp as at inference.
         slice_distance_mm: smallest and largest distance of neighbouring slices, and half of the
             crops with the model's own 3 mm.
@@ -44,6 +46,7 @@ class Augmentation:
         clip_chance: nothing above 275 HU, as some sources have it.
         step_chance: levels of 16 to 48 HU, as 8-bit sources have them.
         blur_chance: in-plane blur or sharpening.
+        coarse_chance: pixels two to three times as wide, as some archives keep them.
         cut_chance: a smaller field of view, round or straight.
         mirror_chance: left and right swapped in image and labels.
     """
@@ -52,6 +55,8 @@ class Augmentation:
     rotation_deg: float = 15.0
     scale: tuple[float, float] = (0.7, 1.4)
     shift_mm: float = 60.0
+    elastic_chance: float = 0.0
+    elastic_mm: float = 5.0
     identity_chance: float = 0.25
     slice_distance_mm: tuple[float, float] = (1.5, 6.0)
     gain: tuple[float, float] = (0.85, 1.2)
@@ -62,6 +67,7 @@ class Augmentation:
     clip_chance: float = 0.15
     step_chance: float = 0.1
     blur_chance: float = 0.2
+    coarse_chance: float = 0.0
     cut_chance: float = 0.1
     mirror_chance: float = 0.0
 
@@ -198,10 +204,20 @@ def sampling_grid(
     cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
     source_rows = (cosine * rows - sine * columns) * stretch + centre[0] + shift[0]
     source_columns = sign * (sine * rows + cosine * columns) / stretch + centre[1] + shift[1]
+    if rng.random() < config.elastic_chance:
+        bend = _smooth_noise(2, 5, config.size, rng) * rng.uniform(0, config.elastic_mm / PIXEL_MM)
+        source_rows, source_columns = source_rows + bend[0], source_columns + bend[1]
     grid = torch.stack(
         [2 * source_columns / (shape[1] - 1) - 1, 2 * source_rows / (shape[0] - 1) - 1], dim=-1
     )
     return grid[None].float(), mirrored
+
+
+def _smooth_noise(fields: int, points: int, size: int, rng: np.random.Generator) -> Tensor:
+    """Fields (fields, size, size) of about unit variance through random values at few points."""
+    coarse = rng.standard_normal((1, fields, points, points), dtype=np.float32)
+    shape = (size, size)
+    return F.interpolate(torch.from_numpy(coarse), shape, mode="bicubic", align_corners=True)[0]
 
 
 def _change_organs(
@@ -230,10 +246,7 @@ def fill_bowel(
     """
     if rng.random() >= config.bowel_chance:
         return image
-    coarse = rng.standard_normal((1, 1, 12, 12), dtype=np.float32)
-    field = F.interpolate(
-        torch.from_numpy(coarse), labels.shape, mode="bicubic", align_corners=True
-    )[0, 0]
+    field = _smooth_noise(1, 12, config.size, rng)[0]
     blobs = (field > rng.uniform(0.6, 1.4)) & (labels == 0)
     if rng.random() < 0.5:
         blobs |= labels == _STOMACH
@@ -249,6 +262,8 @@ def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Gener
     if rng.random() < config.blur_chance:
         smooth = F.avg_pool2d(image[None], 3, 1, 1, count_include_pad=False)[0]
         image = image + rng.uniform(-0.9, 1.0) * (smooth - image)
+    if rng.random() < config.coarse_chance:
+        image = _coarser(image, rng.uniform(1.5, 3.0))
     if rng.random() < 0.4:
         image = image + _noise(image.shape, rng) * rng.uniform(0, config.noise_hu)
     if rng.random() < config.clip_chance:
@@ -257,6 +272,13 @@ def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Gener
         step = rng.uniform(16, 48)
         image = torch.round(image / step) * step
     return image
+
+
+def _coarser(image: Tensor, factor: float) -> Tensor:
+    """Slices as they look on pixels so many times as wide."""
+    size = round(image.shape[-1] / factor)
+    small = F.interpolate(image[None], (size, size), mode="area")
+    return F.interpolate(small, image.shape[1:], mode="bilinear", align_corners=False)[0]
 
 
 def _noise(shape: torch.Size, rng: np.random.Generator) -> Tensor:

@@ -157,7 +157,7 @@ def test_swallowed_contrast_brightens_what_is_soft_and_no_trained_organ() -> Non
     image = torch.full((3, 64, 64), 50.0)
     image[:, :, :8] = -900.0
     image[:, :, 8:12] = 800.0
-    settings, rng = Augmentation(bowel_chance=1.0), np.random.default_rng(3)
+    settings, rng = Augmentation(size=64, bowel_chance=1.0), np.random.default_rng(3)
     changes = [fill_bowel(image, labels, settings, rng) - image for _ in range(8)]
     change = torch.stack(changes).amax((0, 1))
     assert change[labels == 9].max() == 0
@@ -165,6 +165,23 @@ def test_swallowed_contrast_brightens_what_is_soft_and_no_trained_organ() -> Non
     assert change[labels == 12].max() > 40
     assert change[:32, 40:].max() > 40
     assert torch.equal(fill_bowel(image, labels, Augmentation(), rng), image)
+
+
+def test_a_bent_and_coarsened_crop_bends_its_labels_too() -> None:
+    labels = np.zeros((5, 96, 96), dtype=np.uint8)
+    labels[:, 30:60, 24:70] = 8
+    case = made_case(labels, np.ones((5, len(ORGANS)), dtype=np.uint8))
+    bent = Augmentation(
+        **{"size": 64, "shift_mm": 0.0, "identity_chance": 1.0, "gain": (1.0, 1.0)},
+        **{"offset_hu": 0.0, "contrast_chance": 0.0, "noise_hu": 0.0, "clip_chance": 0.0},
+        **{"step_chance": 0.0, "blur_chance": 0.0, "cut_chance": 0.0},
+        **{"elastic_chance": 1.0, "elastic_mm": 9.0, "coarse_chance": 1.0},
+    )
+    crop = draw_crop(case, 2.0, (45.0, 47.0), bent, np.random.default_rng(4))
+    inside, plain = crop.labels.numpy() == 8, labels[2, 13:77, 15:79] == 8
+    assert not np.array_equal(inside, plain)
+    soft = crop.slices[1].numpy() > (-470 + 1000) / 700 - 1
+    assert (soft != inside).mean() < 0.02 < (soft != plain).mean()
 
 
 def test_a_batch_is_its_seed(cache: Path) -> None:
