@@ -54,7 +54,9 @@ def main() -> int:
     parser.add_argument("checks", nargs="*", help=f"of {', '.join(CHECKS)}; default: all")
     for option in sorted({check.option for check in CHECKS.values()}):
         parser.add_argument(f"--{option}", type=int, help="how many, in place of the long form")
-    parser.add_argument("--folder", type=Path, help="work here, and leave what was made")
+    parser.add_argument(
+        "--folder", type=Path, help="work here, leave what was made, go on there (kills)"
+    )
     args = parser.parse_args()
     print("| what | measured | bar | met |\n| --- | --- | --- | --- |", flush=True)
     met = True

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.batch_common import Row, cases, command, events, outputs, receipts, run
@@ -24,36 +27,70 @@ def kills(folder: Path, count: int, scans: int = SCANS, seed: int = 1) -> list[R
     from mixed_scans import make_good
 
     model = write_bundle(folder / "model")
-    (folder / "in").mkdir(exist_ok=True)
-    make_good(folder / "in", scans)
+    if not (folder / "in").exists():
+        shutil.rmtree(folder / "made", ignore_errors=True)
+        (folder / "made").mkdir()
+        make_good(folder / "made", scans)
+        (folder / "made").rename(folder / "in")
     reference = folder / "reference"
-    start = time.monotonic()
-    if run(command(folder / "in", reference, model)):
-        return [Row("kills", "the undisturbed run failed", "", False)]
-    length_s = time.monotonic() - start
+    progress = _Progress.of(folder / "kills.json", scans, seed)
+    if not progress.length_s:
+        start = time.monotonic()
+        if run(command(folder / "in", reference, model)):
+            return [Row("kills", "the undisturbed run failed", "", False)]
+        progress.length_s = time.monotonic() - start
     wanted = outputs(reference)
-    killed, rounds, wrong = 0, 0, Counter[str]()
-    dice = random.Random(seed)
-    while killed < count:
-        out = folder / f"out{rounds}"
-        rounds += 1
+    while progress.killed < count:
+        out = folder / f"out{progress.rounds}"
+        shutil.rmtree(out, ignore_errors=True)  # of a round that was cut short
+        dice = random.Random(f"{seed} {progress.rounds}")
         line = command(folder / "in", out, model, "--retries", 3)
-        again = _go_on_until_done(line, out, length_s, dice, count - killed)
-        killed += again[0]
-        wrong.update(again[1])
+        most = count - progress.killed
+        killed, wrong = _go_on_until_done(line, out, progress.length_s, dice, most)
         got = outputs(out)
         wrong["outputs that differ"] += sum(got.get(name) != data for name, data in wanted.items())
         wrong["outputs too many"] += len(got.keys() - wanted.keys())
+        progress.add(killed, wrong)
         shutil.rmtree(out)
-    faults = {name: number for name, number in wrong.items() if number}
+    faults = {name: number for name, number in progress.wrong.items() if number}
     return [
         Row(
-            f"{scans} mixed scans, kill -9 at {killed} random moments in {rounds} runs",
+            f"{scans} mixed scans, kill -9 at {progress.killed} random moments "
+            f"in {progress.rounds} runs",
             f"{faults or 'all bytes equal, no case done twice after its receipt, none lost'}",
             f"{count} of {count}",
             not faults,
         )
     ]
+
+
+@dataclass
+class _Progress:
+    """How far a count of kills has come; with ``--folder`` it goes on after an interruption."""
+
+    path: Path
+    scans: int
+    seed: int
+    killed: int = 0
+    rounds: int = 0
+    length_s: float = 0.0
+    wrong: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path, scans: int, seed: int) -> _Progress:
+        if path.exists():
+            found = cls(path, **json.loads(path.read_text()))
+            if (found.scans, found.seed) == (scans, seed):
+                return found
+        return cls(path, scans, seed)
+
+    def add(self, killed: int, wrong: Counter[str]) -> None:
+        """Count a whole round, and remember it."""
+        self.killed, self.rounds = self.killed + killed, self.rounds + 1
+        self.wrong = dict(Counter(self.wrong) + wrong)
+        facts = {name: value for name, value in vars(self).items() if name != "path"}
+        self.path.write_text(json.dumps(facts))
+        print(f"{self.killed} kills, {self.wrong or 'no fault'}", file=sys.stderr, flush=True)
 
 
 def _go_on_until_done(
