@@ -39,6 +39,7 @@ def kills(folder: Path, count: int, scans: int = SCANS, seed: int = 1) -> list[R
         if run(command(folder / "in", reference, model)):
             return [Row("kills", "the undisturbed run failed", "", False)]
         progress.length_s = time.monotonic() - start
+        progress.save()
     wanted = outputs(reference)
     while progress.killed < count:
         out = folder / f"out{progress.rounds}"
@@ -88,9 +89,13 @@ class _Progress:
         """Count a whole round, and remember it."""
         self.killed, self.rounds = self.killed + killed, self.rounds + 1
         self.wrong = dict(Counter(self.wrong) + wrong)
+        self.save()
+        print(f"{self.killed} kills, {self.wrong or 'no fault'}", file=sys.stderr, flush=True)
+
+    def save(self) -> None:
+        """Write it down."""
         facts = {name: value for name, value in vars(self).items() if name != "path"}
         self.path.write_text(json.dumps(facts))
-        print(f"{self.killed} kills, {self.wrong or 'no fault'}", file=sys.stderr, flush=True)
 
 
 def _go_on_until_done(
@@ -100,12 +105,13 @@ def _go_on_until_done(
     killed, wrong = 0, Counter[str]()
     seen: dict[str, tuple[int, int]] = {}
     process, code = None, None
+    # Several kills a run, but with time for more than a start between, or nothing would get done.
+    longest_s = min(1.1 * length_s, max(30.0, length_s / 4))
     while code is None:
         if process is None:
             process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         try:
-            # Longer than a start takes, or nothing would ever get done.
-            limit_s = dice.uniform(0.05, 1.1 * length_s) if killed < most else None
+            limit_s = dice.uniform(0.05, longest_s) if killed < most else None
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             victim = ("driver", "worker", "all")[killed % 3]
