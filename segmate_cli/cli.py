@@ -136,7 +136,9 @@ def _batch(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         "batch", parents=[common], help="segment many scans; loses none, repeats none"
     )
     add.add_argument(
-        "inputs", nargs="*", help="folders of NIfTI, DICOM, .zip; files; .csv manifests; - is stdin"
+        "inputs",
+        nargs="*",
+        help="folders of NIfTI, DICOM, .zip, .tar; files; .csv manifests; - is stdin",
     )
     add.add_argument("-o", "--output", required=True, help="folder for results and state")
     add.add_argument("--format", type=_words, default=("nifti",), help="nifti,seg,sr,rtstruct")
@@ -169,6 +171,7 @@ def _batch(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--seg-compress", action="store_true", help="deflate the DICOM SEG")
     add.add_argument("--uid-root", help="root of its UIDs; default 2.25")
     add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
+    add.add_argument("--gates", metavar="FILE.toml", help="limits of one's own; see 'gates list'")
     _add_engine(add)
     add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")

@@ -105,13 +105,41 @@ def examine(
     return tally.measured(labels.organs, wanted, rules, earlier)
 
 
+class HuSums:
+    """Voxels and HU of each label value, added up as slices go by."""
+
+    def __init__(self, highest: int) -> None:
+        """Count labels up to ``highest``."""
+        # Voxels, sum and sum of squares of HU: whole numbers below 2**53, so exact.
+        self._sums = np.zeros((3, highest + 1))
+
+    def add(self, plane: LabelValues, hu: Hounsfield) -> None:
+        """Count a slice (rows, columns) with its HU."""
+        size = self._sums.shape[1]
+        inside = plane > 0
+        present = plane[inside].astype(np.intp)
+        values = hu[inside].astype(np.float64)
+        self._sums[0] += np.bincount(present, minlength=size)
+        self._sums[1] += np.bincount(present, values, minlength=size)
+        self._sums[2] += np.bincount(present, values * values, minlength=size)
+
+    def of(self, values: Sequence[int]) -> tuple[int, float | None, float | None]:
+        """Voxels of label values together, their mean HU and its standard deviation."""
+        # A label map may not be wide enough for a value, which then has no voxel.
+        counted = [value for value in values if value < self._sums.shape[1]]
+        n, hu, squared = (float(part) for part in self._sums[:, counted].sum(axis=1))
+        if not n:
+            return 0, None, None
+        mean = hu / n
+        return int(n), mean, float(np.sqrt(max(0.0, squared / n - mean * mean)))
+
+
 class Tally:
-    """Voxels and HU of each label value, added up as the slices k = 0, 1, ... go by."""
+    """Labels and HU, looked at as the slices k = 0, 1, ... go by."""
 
     def __init__(self, geometry: Geometry, highest: int) -> None:
         """Count on a grid labels up to ``highest``."""
-        # Sum and sum of squares of HU: whole numbers below 2**53, so exact.
-        self._sums = np.zeros((2, highest + 1))
+        self._sums = HuSums(highest)
         self._surveyor = Surveyor(geometry, highest)
         self._watcher = ScanWatcher(geometry)
         self._with_hu = False
@@ -122,12 +150,7 @@ class Tally:
         if hu is not None:
             self._with_hu = True
             self._watcher.add(hu)
-            size = self._sums.shape[1]
-            inside = plane > 0
-            present = plane[inside].astype(np.intp)
-            values = hu[inside].astype(np.float64)
-            self._sums[0] += np.bincount(present, values, minlength=size)
-            self._sums[1] += np.bincount(present, values * values, minlength=size)
+            self._sums.add(plane, hu)
 
     def stats(self, organs: dict[int, Organ], wanted: Sequence[Organ]) -> tuple[OrganStats, ...]:
         """What has been counted of the organs wanted, by a table of label values."""
@@ -143,20 +166,27 @@ class Tally:
         """What has been counted of the organs wanted, by a table of label values."""
         scan = self._watcher.evidence() if self._with_hu else None
         judged = judge(self._surveyor.survey(), organs, scan, rules, earlier or Earlier())
-        rows = []
-        for organ in {each.key: each for each in wanted}.values():
-            # Two values may mean one organ, as in a foreign table with "liver" and "Liver".
-            values = [value for value, each in organs.items() if each.key == organ.key]
-            # The label map may not be wide enough for a value, which then has no voxel.
-            counted = [value for value in values if value < self._sums.shape[1]]
-            hu, squared = (float(part) for part in self._sums[:, counted].sum(axis=1))
-            found = judged.evidence[organ.key]
-            n = found.voxels
-            mean = hu / n if n and self._with_hu else None
-            spread = None if mean is None else float(np.sqrt(max(0.0, squared / n - mean * mean)))
-            volume_ml = found.volume_ml if n else None
-            own = judged.status[organ.key]
-            rows.append(
-                OrganStats(organ, n, volume_ml, mean, spread, bool({*own.faces} - {CIRCLE}), own)
-            )
-        return Measured(tuple(rows), judged)
+        return measured_by(judged, organs, wanted, self._sums if self._with_hu else None)
+
+
+def measured_by(
+    judged: Judgement, organs: dict[int, Organ], wanted: Sequence[Organ], sums: HuSums | None
+) -> Measured:
+    """The organs wanted as a judgement knows them, with their HU.
+
+    Args:
+        judged: Of the label map.
+        organs: Label value to organ.
+        wanted: Of these.
+        sums: HU of the label map's voxels; None without a CT.
+    """
+    rows = []
+    for organ in {each.key: each for each in wanted}.values():
+        # Two values may mean one organ, as in a foreign table with "liver" and "Liver".
+        values = [value for value, each in organs.items() if each.key == organ.key]
+        _, mean, spread = sums.of(values) if sums else (0, None, None)
+        found, own = judged.evidence[organ.key], judged.status[organ.key]
+        volume_ml = found.volume_ml if found.voxels else None
+        touches = bool({*own.faces} - {CIRCLE})
+        rows.append(OrganStats(organ, found.voxels, volume_ml, mean, spread, touches, own))
+    return Measured(tuple(rows), judged)

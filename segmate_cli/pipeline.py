@@ -20,7 +20,7 @@ from segmate_cli.console import Progress, no_progress
 from segmate_cli.doubt.record import judgement_record
 from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.survey import Survey, Surveyor, Weights
-from segmate_cli.doubt.verdict import judge
+from segmate_cli.doubt.verdict import Judgement, judge
 from segmate_cli.engines import (
     EngineChoice,
     FloatArray,
@@ -89,6 +89,7 @@ class GridLabels:
         organs: Label value to organ.
         source: The scan.
         run: How the labels were made, as the sidecar says it.
+        judgement: What the gates said of the scan and of all organs that the model knows.
     """
 
     on_grid: PackedPlanes
@@ -97,6 +98,7 @@ class GridLabels:
     organs: dict[int, Organ]
     source: Source | None
     run: dict[str, Any]
+    judgement: Judgement
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -208,7 +210,7 @@ def segment(
         "doubt": judgement_record(judged, {table[value - 1].key for value in wanted}),
     }
     organs_of = {value: table[value - 1] for value in wanted}
-    return GridLabels(on_grid, grid, scan.geometry, organs_of, scan.source, run)
+    return GridLabels(on_grid, grid, scan.geometry, organs_of, scan.source, run, judged)
 
 
 def ensure_loading(model: Model, options: PredictOptions) -> LoadingModel | LoadedModel:

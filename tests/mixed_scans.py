@@ -6,6 +6,8 @@ Each maker gets a path without a suffix and gives the path that it made; a case 
 from __future__ import annotations
 
 import gzip
+import shutil
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +33,8 @@ def make_good(folder: Path, count: int) -> list[str]:
             make_series(path, recipe.but(syntax=_SYNTAXES[n // 5 % len(_SYNTAXES)]))
         elif n % 5 == 1:
             made = make_series(path, CT.but(series=n + 1, step_mm=2.0 + 0.01 * n))
-            zip_of(made.folder, path.with_name(f"{name}.zip"))
+            pack = zip_of if n % 2 else tar_of
+            pack(made.folder, path.with_name(f"{name}.{'zip' if n % 2 else 'tar'}"))
         elif n % 5 == 2:
             ball_scan(path.with_name(f"{name}.nii"), size, 2.0 + 0.001 * n)
         else:
@@ -57,6 +60,13 @@ def zip_of(folder: Path, target: Path) -> None:
             archive.write(file, file.name)
             file.unlink()
     folder.rmdir()
+
+
+def tar_of(folder: Path, target: Path) -> None:
+    """Roll a folder up, and take it away."""
+    with tarfile.open(target, "w") as archive:
+        archive.add(folder, "series")
+    shutil.rmtree(folder)
 
 
 def _bytes(data: bytes, suffix: str = ".nii.gz") -> Maker:
@@ -111,6 +121,12 @@ def _cut_archive(path: Path) -> None:
     target.write_bytes(target.read_bytes()[:-30])
 
 
+def _cut_tar(path: Path) -> None:
+    target = path.with_name(f"{path.name}.tar")
+    tar_of(make_series(path, CT).folder, target)
+    target.write_bytes(target.read_bytes()[: 3 * 512])
+
+
 def _text_archive(path: Path) -> None:
     with zipfile.ZipFile(path.with_name(f"{path.name}.zip"), "w") as archive:
         archive.writestr("readme.txt", "nothing here")
@@ -134,6 +150,7 @@ BROKEN: dict[str, Maker] = {
     "bad-zip": _bytes(b"PK\x03\x04 and no more", ".zip"),
     "cut-zip": _cut_archive,
     "text-zip": _text_archive,
+    "cut-tar": _cut_tar,
     "empty-dicom": lambda path: (path.mkdir(), (path / "a.dcm").write_bytes(b"")),
     "text-dicom": lambda path: (path.mkdir(), (path / "a.dcm").write_text("no DICOM" * 99)),
     "gap": _series(shape=(30, 24, 24), leave_out=tuple(range(8, 22))),

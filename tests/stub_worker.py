@@ -23,9 +23,9 @@ from typing import Any
 
 from segmate_cli import files
 from segmate_cli.batch import records, worker
+from segmate_cli.batch.jobs import job_of
 from segmate_cli.batch.records import Content, Record
 from segmate_cli.batch.series_index import stamp
-from segmate_cli.batch.work import job_of
 from segmate_cli.errors import OutputError, UnreadableError
 
 NETWORK_SECONDS = 0.001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tarfile
 import zipfile
 
 import pytest
@@ -52,7 +53,7 @@ def test_two_paths_have_two_ids(one, other):
     def plain(path):
         return [word for word in path.split("/") if word not in ("", ".")]
 
-    ends = (".nii", ".nii.gz", ".zip")
+    ends = (".nii", ".nii.gz", ".zip", ".tar", ".tar.gz", ".tgz")
     if plain(one) != plain(other) and not (one + other).lower().endswith(ends):
         assert case_id(one) != case_id(other)
 
@@ -87,12 +88,15 @@ def test_a_tree_of_everything(tmp_path):
     with zipfile.ZipFile(root / "packed.zip", "w") as archive:
         for file in make_series(tmp_path / "other", Recipe(series=4)).folder.iterdir():
             archive.write(file, file.name)
+    with tarfile.open(root / "rolled.tar.gz", "w:gz") as archive:
+        archive.add(make_series(tmp_path / "fifth", Recipe(series=5)).folder, "ct")
     touch(root / "bad.zip")
     cases = found(root, out=out)
     assert sorted(cases) == [
-        *("bad", "ct", "deep--two", "one", "packed", "study--s1", "study--s2"),
+        *("bad", "ct", "deep--two", "one", "packed", "rolled", "study--s1", "study--s2"),
     ]
     assert cases["packed"].series.endswith(".4")
+    assert cases["rolled"].series.endswith(".5")
     assert cases["bad"].series is None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from segmate_cli import nifti
-from segmate_cli.batch.ids import Names, case_id, is_safe
+from segmate_cli.batch.ids import ARCHIVES, Names, case_id, is_safe
 from segmate_cli.batch.series_index import SeriesIndex
 from segmate_cli.batch.settings import parse_case_options
 from segmate_cli.errors import UnreadableError, UsageError
@@ -30,7 +30,7 @@ class Case:
 
     Attributes:
         case_id: Its name, and its folder's in the output.
-        path: A NIfTI file, a folder with DICOM files, or a .zip.
+        path: A NIfTI file, a folder with DICOM files, or a .zip or .tar.
         series: SeriesInstanceUID or number, for DICOM.
         options: What a manifest says of it; see ``Settings.for_case``.
     """
@@ -134,9 +134,9 @@ def _tree(root: str, name: str, leave_out: Path) -> Iterator[_Item]:
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         inside = "" if relative == "." else f"{relative}/"
         for file in shown:
-            if nifti.is_nifti_name(Path(file)) or file.lower().endswith(".zip"):
-                is_zip = file.lower().endswith(".zip")
-                yield _Item(os.path.join(folder, file), f"{inside}{file}", is_zip)
+            packed = file.lower().endswith(ARCHIVES)
+            if packed or nifti.is_nifti_name(Path(file)):
+                yield _Item(os.path.join(folder, file), f"{inside}{file}", packed)
         if any(folder.startswith(unit) for unit in units):
             continue
         if any(_looks_like_dicom(os.path.join(folder, file)) for file in shown):

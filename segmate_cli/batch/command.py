@@ -18,7 +18,7 @@ from segmate_cli.batch.outlook import Found, look, of_shard
 from segmate_cli.batch.output_folder import Shard
 from segmate_cli.batch.rounds import MakeCrew, Rounds, local_crew
 from segmate_cli.batch.run_file import told
-from segmate_cli.batch.settings import absolute_model, digest_of, identity, parse_formats
+from segmate_cli.batch.settings import absolute_model, identity, parse_formats
 from segmate_cli.batch.stopping import Stop
 from segmate_cli.batch.view import Style, summary
 from segmate_cli.bundle import Bundle, open_bundle
@@ -36,7 +36,7 @@ def run(args: Namespace) -> int:
         settings = plans.settings_from(args, jobs)
         settings = dataclasses.replace(settings, model=absolute_model(settings.model, bundle))
         config = identity(settings, bundle)
-        plan = plans.plan_from(args, settings, digest_of(config), jobs)
+        plan = plans.plan_from(args, settings, config, jobs)
         if args.dry_run:
             return _dry_run(args, plan, bundle, shard)
         with output_folder.opened(plan.out, shard) as state:

@@ -8,9 +8,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from segmate_cli.batch.jobs import Job
 from segmate_cli.batch.settings import Settings
 from segmate_cli.batch.slots import Slot, log_path, worker_command
-from segmate_cli.batch.work import Job
 
 TIMEOUT_EXIT = 124
 

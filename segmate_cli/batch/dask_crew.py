@@ -16,7 +16,7 @@ from segmate_cli import __version__
 from segmate_cli.batch import dask_task
 from segmate_cli.batch.crew import Answer
 from segmate_cli.batch.driver import Plan
-from segmate_cli.batch.work import Job
+from segmate_cli.batch.jobs import Job
 from segmate_cli.errors import BatchStoppedError, EngineMissingError, UsageError
 
 _QUEUES = {

@@ -21,8 +21,8 @@ from typing import Any
 from segmate_cli import __version__
 from segmate_cli.batch import records
 from segmate_cli.batch.crew import end_overdue
+from segmate_cli.batch.jobs import job_of
 from segmate_cli.batch.slots import Slot, log_path, worker_command
-from segmate_cli.batch.work import job_of
 from segmate_cli.engines import usable_cpus
 from segmate_cli.errors import ExitCode
 

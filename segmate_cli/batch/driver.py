@@ -14,10 +14,10 @@ from segmate_cli.batch.cases import Case
 from segmate_cli.batch.crew import Answer, Crew
 from segmate_cli.batch.events import EventLog
 from segmate_cli.batch.finish import record_failure
+from segmate_cli.batch.jobs import Job
 from segmate_cli.batch.records import Record, State
 from segmate_cli.batch.settings import Settings
 from segmate_cli.batch.stopping import Stop
-from segmate_cli.batch.work import Job
 from segmate_cli.errors import (
     BatchNeverStartedError,
     BatchStoppedError,
@@ -103,6 +103,7 @@ class Plan:
     Attributes:
         out: The output folder.
         config_sha256: Identity of the configuration.
+        making_sha256: See ``Job``.
         settings: For the workers; threads and memory cap are each worker's share.
         jobs: Workers at a time.
         timeout_s: What a case may take.
@@ -117,6 +118,12 @@ class Plan:
     timeout_s: float = 1200.0
     retries: int = 1
     paranoid: bool = False
+    making_sha256: str = ""
+
+    @property
+    def making(self) -> str:
+        """Identity of what decides the voxels."""
+        return self.making_sha256 or self.config_sha256
 
 
 class Driver:
@@ -150,7 +157,14 @@ class Driver:
         """
         plan = self._plan
         self._todo.extend(
-            Job(case, str(plan.out), plan.config_sha256, paranoid=plan.paranoid) for case in cases
+            Job(
+                case,
+                str(plan.out),
+                plan.config_sha256,
+                paranoid=plan.paranoid,
+                making_sha256=plan.making_sha256,
+            )
+            for case in cases
         )
         crew = self._crew
         try:

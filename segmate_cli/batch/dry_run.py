@@ -15,8 +15,8 @@ from segmate_cli import pipeline, scans
 from segmate_cli.batch import outlook, records
 from segmate_cli.batch.cases import Case
 from segmate_cli.batch.driver import Plan
+from segmate_cli.batch.making import predict_options
 from segmate_cli.batch.settings import Settings
-from segmate_cli.batch.work import predict_options
 from segmate_cli.bundle import Bundle
 from segmate_cli.engines import LoadedModel
 from segmate_cli.errors import AmbiguousSeriesError, InputError, MemoryCapError
@@ -61,6 +61,9 @@ def show(cases: Sequence[Case], plan: Plan, bundle: Bundle, stream: TextIO) -> s
             writer.writerow([case.case_id, "keep", "done before", *[""] * 6, path])
             continue
         todo += 1
+        if why == outlook.ONLY_JUDGED:
+            writer.writerow([case.case_id, "judge", why, *[""] * 6, path])
+            continue
         pace = pace or _Pace(plan.settings, bundle)
         cost = pace.of(case)
         if isinstance(cost, str):

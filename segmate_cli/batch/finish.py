@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import itertools
 import os
@@ -15,10 +14,10 @@ from typing import Any
 from segmate_cli import __version__, files, report
 from segmate_cli.batch import records
 from segmate_cli.batch.cases import Case
+from segmate_cli.batch.jobs import Job
 from segmate_cli.batch.locks import locked
 from segmate_cli.batch.records import Record
 from segmate_cli.batch.series_index import stamp
-from segmate_cli.batch.work import Job
 from segmate_cli.errors import EngineMissingError, TakenError
 
 CASE_COLUMNS = (
@@ -48,7 +47,7 @@ def record_failure(job: Job, cause: str, code: int, message: str) -> Record:
         stamp=stamp(job.case.path),
         config_sha256=job.config_sha256,
         options=job.case.options,
-        finished=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        finished=records.now(),
         segmate_version=__version__,
     )
     records.make_folder(job.folder)

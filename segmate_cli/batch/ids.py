@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 # What lies beside the cases' folders.
 RESERVED = ("cohort", "cases", "events", "run")
+# What holds the DICOM files of a case in one.
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_SUFFIX = re.compile(r"\.(nii\.gz|nii|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST = 100
 _JOINT = "--"
@@ -24,7 +27,7 @@ def case_id(path: str, part: str = "") -> str:
         path: Relative, with ``/`` between.
         part: What tells apart the scans of one path, such as a series UID.
     """
-    stem = re.sub(r"\.(nii\.gz|nii|zip)$", "", path, flags=re.IGNORECASE)
+    stem = _SUFFIX.sub("", path)
     words = [word for word in stem.split("/") if word not in ("", ".")]
     name = _JOINT.join(_UNSAFE.sub("_", word).strip("._-") or "_" for word in words) or "scan"
     faithful = name.split(_JOINT) == words and len(name) <= _LONGEST

@@ -12,10 +12,14 @@ from pathlib import Path
 from segmate_cli.batch import records
 from segmate_cli.batch.cases import Case, find_cases, in_shard
 from segmate_cli.batch.driver import Plan
+from segmate_cli.batch.judging import can_judge
 from segmate_cli.batch.output_folder import Shard
 from segmate_cli.batch.records import Record, State
 from segmate_cli.batch.series_index import SeriesIndex, stamp
 from segmate_cli.errors import InputError
+
+# Why a case needs a worker, but no network.
+ONLY_JUDGED = "judged by other gates; is only judged again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,9 @@ def look(inputs: Sequence[str], plan: Plan, state: Path | None, shard: Shard | N
     found = Found(all_cases(inputs, plan.out, state, shard), [], [], [])
     if not found.everything:
         where = ", ".join(inputs)
-        raise InputError(f"{where}: no scan was found (NIfTI, DICOM or .zip); check the path.")
+        raise InputError(
+            f"{where}: no scan was found (NIfTI, DICOM, .zip or .tar); check the path."
+        )
     for case, why, record in with_reasons(of_shard(found.everything, shard), plan):
         if why or record is None:
             found.todo.append(case)
@@ -95,6 +101,9 @@ def _why(case: Case, record: Record | None, plan: Plan) -> str:
         return "new"
     if not record.succeeded:
         return f"failed before ({record.cause})"
+    if record.config_sha256 != plan.config_sha256 and record.making == plan.making:
+        settings = plan.settings.for_case(case.options)
+        return ONLY_JUDGED if can_judge(record, settings) else "judged by other gates"
     if record.config_sha256 != plan.config_sha256:
         return "made with other weights or options, or by another version"
     if record.options != case.options or record.series != case.series:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from segmate_cli import memory
 from segmate_cli.batch.driver import Plan
 from segmate_cli.batch.output_folder import Shard
-from segmate_cli.batch.settings import Settings, parse_formats
+from segmate_cli.batch.settings import GATES, Settings, digest_of, making_sha256, parse_formats
+from segmate_cli.doubt.gates_file import parse_gates, read_text
 from segmate_cli.engines import usable_cpus
 from segmate_cli.errors import UsageError
 
 
 def settings_from(args: Namespace, jobs: int) -> Settings:
     """The options that workers need; ``jobs`` of them share threads and the memory cap."""
+    gates = read_text(Path(args.gates)) if args.gates else None
+    if gates is not None:
+        parse_gates(gates, args.gates)  # refused here, not by each worker
     return Settings(
         model=args.model,
         organs=args.organs,
@@ -28,6 +33,7 @@ def settings_from(args: Namespace, jobs: int) -> Settings:
         seg_type=args.seg_type or "binary",
         seg_compress=args.seg_compress,
         uid_root=args.uid_root,
+        gates=gates,
         batch_size=args.batch_size,
         threads=args.threads or max(1, usable_cpus() // jobs),
         memory_cap_bytes=_share(args.memory_cap, jobs),
@@ -45,11 +51,12 @@ def _share(text: str | None, jobs: int) -> int | None:
     return None if cap is None else max(1, (cap - memory.resident_bytes()) // jobs)
 
 
-def plan_from(args: Namespace, settings: Settings, config_sha256: str, jobs: int) -> Plan:
-    """The plan for ``jobs`` workers."""
+def plan_from(args: Namespace, settings: Settings, config: dict[str, Any], jobs: int) -> Plan:
+    """The plan for ``jobs`` workers, with the identity of their configuration."""
     return Plan(
         out=Path(args.output),
-        config_sha256=config_sha256,
+        config_sha256=digest_of(config),
+        making_sha256=making_sha256(config) if GATES in config else "",
         settings=settings,
         jobs=jobs,
         timeout_s=args.timeout,

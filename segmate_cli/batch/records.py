@@ -5,6 +5,7 @@ It is written last, after the outputs have been read back; without it a case has
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -71,12 +72,14 @@ class Record(_Part):
         exit_code: As ``segmate predict`` would return; 124 after a timeout, 128 + n after signal n.
         cause: One word for failures: input, memory, timeout, crash, output, usage, model, bug.
         message: One sentence for people.
+        notes: What of it could not be written, and why; None in records of older versions.
         attempts: How often it was tried in that run.
         path: The input as it was given, in printable form.
         series: SeriesInstanceUID, for DICOM.
         content: What was read; None where it could not be.
         stamp: Sizes, times and inode numbers of the input, to tell quickly that it is the same.
         config_sha256: Identity of weights, options and version; see ``settings.identity``.
+        making_sha256: See ``Job``.
         options: Of this case alone.
         outputs: By file name.
         organs: Rows of the cohort table.
@@ -96,12 +99,14 @@ class Record(_Part):
     exit_code: int
     cause: str = ""
     message: Text = ""
+    notes: tuple[Text, ...] | None = None
     attempts: int = 1
     path: Text
     series: str | None = None
     content: Content | None = None
     stamp: str = ""
     config_sha256: str
+    making_sha256: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
     outputs: dict[str, Output] = Field(default_factory=dict)
     organs: tuple[dict[str, Any], ...] = ()
@@ -114,9 +119,19 @@ class Record(_Part):
     taken_from: str | None = None
 
     @property
+    def making(self) -> str:
+        """Identity of what decided the voxels."""
+        return self.making_sha256 or self.config_sha256
+
+    @property
     def succeeded(self) -> bool:
         """Whether there are outputs."""
         return self.state != "failed"
+
+
+def now() -> str:
+    """UTC, as every file here has it."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def read(folder: Path) -> Record | None:

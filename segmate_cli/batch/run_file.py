@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from segmate_cli import __version__, files, sidecar
+from segmate_cli.batch import records
 from segmate_cli.batch.driver import Plan, Tally
 from segmate_cli.batch.events import EventLog
 from segmate_cli.batch.output_folder import Shard
@@ -43,14 +43,18 @@ def told(
                 **{"review": tally.review, "failed": tally.failed, "left": tally.left},
                 "causes": dict(tally.causes),
             }
-            ended = {"ended": now(), "seconds": round(time.monotonic() - start, 3), **counts}
+            ended = {
+                "ended": records.now(),
+                "seconds": round(time.monotonic() - start, 3),
+                **counts,
+            }
             files.write_text(place, json.dumps({**about, **ended}, indent=2) + "\n")
             events.add("run_ended", **counts)
 
 
 def about_run(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """What ``run.json`` says of a run when it starts."""
-    started = now()
+    started = records.now()
     return {
         "schema": "segmate-run",
         "schema_version": 1,
@@ -69,8 +73,3 @@ def about_run(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
         "started": started,
         "ended": None,
     }
-
-
-def now() -> str:
-    """UTC, as every file here has it."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Which CT series lie in a folder or .zip, remembered for the next run.
+"""Which CT series lie in a folder or archive, remembered for the next run.
 
 Finding them means reading a header of every file. Names, sizes, times and inode numbers tell
 whether a folder is still as it was; the index is a cache, and may be deleted.
@@ -28,7 +28,7 @@ class SeriesIndex:
             self._known = _read(path)
 
     def series_of(self, place: str) -> list[str]:
-        """UIDs of the CT series in a folder or .zip; none where there is none or it is damaged.
+        """UIDs of the CT series in a folder or archive; none where there is none or it is damaged.
 
         Series that somebody derived from others count where there is no other.
         """

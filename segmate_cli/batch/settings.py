@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from segmate_cli import __version__
 from segmate_cli.bundle import Bundle
+from segmate_cli.doubt.gates_file import parse_gates
 from segmate_cli.engines import EngineChoice
 from segmate_cli.errors import UsageError
 
 OutputFormat = Literal["nifti", "seg", "sr", "rtstruct"]
+GATES = "gates"
 FORMATS: tuple[OutputFormat, ...] = ("nifti", "seg", "sr", "rtstruct")
 # What a manifest may say of a single case, beside its path, id and series.
 CASE_OPTIONS = ("organs", "assume_ras", "check_hu")
@@ -36,6 +38,7 @@ class Settings:
         seg_type: How a DICOM SEG is written.
         seg_compress: Whether it is deflated.
         uid_root: Root of the UIDs of DICOM outputs.
+        gates: Text of a file with limits of gates; None for the built-in ones.
         batch_size: Slices a batch; does not change results.
         threads: CPU threads of each worker; does not change results.
         memory_cap_bytes: Of each worker; does not change results.
@@ -52,6 +55,7 @@ class Settings:
     seg_type: Literal["binary", "labelmap"] = "binary"
     seg_compress: bool = False
     uid_root: str | None = None
+    gates: str | None = None
     batch_size: int | None = None
     threads: int | None = None
     memory_cap_bytes: int | None = None
@@ -82,7 +86,9 @@ def settings_of(raw: dict[str, Any]) -> Settings:
 def identity(settings: Settings, bundle: Bundle) -> dict[str, Any]:
     """What two runs must share for the results of one to be those of the other."""
     manifest = bundle.manifest.model_dump(mode="json")
+    gates = {} if settings.gates is None else {GATES: gates_sha256(settings.gates)}
     return {
+        **gates,
         "segmate": major_version(),
         "model": bundle.manifest.name,
         "model_version": bundle.manifest.version,
@@ -97,6 +103,17 @@ def identity(settings: Settings, bundle: Bundle) -> dict[str, Any]:
         "report": settings.report,
         "seg": [settings.seg_type, settings.seg_compress, settings.uid_root],
     }
+
+
+def making_sha256(config: dict[str, Any]) -> str:
+    """Identity of what in a configuration decides the voxels: all but the gates."""
+    return digest_of({name: value for name, value in config.items() if name != GATES})
+
+
+def gates_sha256(text: str) -> str:
+    """Of what a file of gates means: neither comments nor the order of its lines count."""
+    rules = parse_gates(text, "--gates")
+    return digest_of([[rule.id, rule.severity, dict(rule.limits)] for rule in rules])
 
 
 def major_version() -> str:

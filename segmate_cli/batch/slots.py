@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from segmate_cli.batch.work import Job
+from segmate_cli.batch.jobs import Job
 from segmate_cli.errors import OutputError
 
 _GRACE_SECONDS = 2.0

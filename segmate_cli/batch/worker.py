@@ -52,8 +52,9 @@ def main() -> None:
 def load_handler(raw: dict[str, Any]) -> Handler:
     """Load the model; gives what does a case with it."""
     from segmate_cli import memory, pipeline
+    from segmate_cli.batch.jobs import job_of
     from segmate_cli.batch.settings import settings_of
-    from segmate_cli.batch.work import job_of, run_case
+    from segmate_cli.batch.work import run_case
     from segmate_cli.bundle import open_bundle
     from segmate_cli.plan import fits_to_load
 

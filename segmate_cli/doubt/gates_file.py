@@ -34,10 +34,23 @@ def read_gates(path: Path) -> tuple[Rule, ...]:
     Raises:
         UsageError: It cannot be read, or names a rule, key or limit that there is not.
     """
+    return parse_gates(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of gates; UsageError where it cannot be read."""
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: is no TOML ({one_line(error)}).") from error
+
+
+def parse_gates(text: str, path: str) -> tuple[Rule, ...]:
+    """As ``read_gates``, of a file's text; ``path`` is what messages call it."""
+    try:
+        given = tomllib.loads(text)
     except ValueError as error:
         raise UsageError(f"{path}: is no TOML ({one_line(error)}).") from error
     unknown = sorted(set(given) - set(BY_ID))
@@ -49,7 +62,7 @@ def read_gates(path: Path) -> tuple[Rule, ...]:
     return tuple(rule for rule in changed if rule is not None)
 
 
-def _changed(rule: Rule, given: Any, path: Path) -> Rule | None:
+def _changed(rule: Rule, given: Any, path: str) -> Rule | None:
     where = f"{path}: [{rule.id}]"
     if not isinstance(given, dict) or not set(given) <= _KEYS:
         raise UsageError(f"{where} takes enabled, severity and limits.")
