@@ -18,7 +18,21 @@ from segmate_cli.errors import UnreadableError, UsageError
 _FOREIGN = (
     *(".json", ".txt", ".csv", ".tsv", ".md", ".log", ".xml", ".html", ".pdf", ".png", ".jpg"),
     *(".jpeg", ".gif", ".py", ".sh", ".yaml", ".yml", ".bval", ".bvec", ".mat", ".npy", ".npz"),
-    *(".gz", ".bz2", ".7z", ".tar", ".tgz", ".part", ".tmp", ".mha", ".mhd", ".nrrd", ".raw"),
+    *(
+        ".nii",
+        ".zip",
+        ".gz",
+        ".bz2",
+        ".7z",
+        ".tar",
+        ".tgz",
+        ".part",
+        ".tmp",
+        ".mha",
+        ".mhd",
+        ".nrrd",
+        ".raw",
+    ),
 )
 _TABLES = (".csv", ".tsv")
 _COLUMNS = ("path", "case_id", "series", "options")
@@ -124,7 +138,7 @@ def _place(path: str, name: str, leave_out: Path) -> Iterator[_Item]:
 def _tree(root: str, name: str, leave_out: Path) -> Iterator[_Item]:
     """Every scan below a folder, each folder once; hidden files and the output are left out."""
     seen: set[tuple[int, int]] = set()
-    units: list[str] = []  # folders whose DICOM, with all below, is one item
+    unit = ""  # the folder whose DICOM, with all below, was the last item
     for folder, below, files in os.walk(root, followlinks=True):
         if _visited(folder, seen) or _same(folder, leave_out):
             below.clear()
@@ -137,10 +151,10 @@ def _tree(root: str, name: str, leave_out: Path) -> Iterator[_Item]:
             packed = file.lower().endswith(ARCHIVES)
             if packed or nifti.is_nifti_name(Path(file)):
                 yield _Item(os.path.join(folder, file), f"{inside}{file}", packed)
-        if any(folder.startswith(unit) for unit in units):
+        if unit and folder.startswith(unit):  # what is below a folder comes right after it
             continue
         if any(_looks_like_dicom(os.path.join(folder, file)) for file in shown):
-            units.append(os.path.join(folder, ""))
+            unit = os.path.join(folder, "")
             yield _Item(folder, inside.rstrip("/") or os.path.basename(name), True)
 
 
