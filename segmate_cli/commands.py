@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
-    from segmate_cli import scans
+    from segmate_cli import files, scans
     from segmate_cli.gating import gate_exit
 
     path = _place(args.scan)
@@ -38,6 +38,7 @@ def predict(args: Namespace) -> ExitCode:
         _spare_pydicom(path)
         return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
 
+    files.ensure_temporary_folder(Path(args.output[0]).parent)
     if args.all_series:
         return _predict_each(args, path)
     outputs = [Path(name) for name in args.output]

@@ -20,6 +20,20 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # pathlib raises where the name is too long
 
 
+def ensure_temporary_folder(folder: Path) -> None:
+    """Have temporary files go to a folder where the system has no place for them.
+
+    In a container with a read-only root the folder of the results may be all that can be written
+    to. Processes started later know, too.
+    """
+    import tempfile
+
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        os.environ["TMPDIR"] = os.path.abspath(folder)
+
+
 def check_output(path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Refuse an output that cannot be written, before any work is done.
 

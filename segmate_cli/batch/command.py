@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def run(args: Namespace) -> int:
         plan = plans.plan_from(args, settings, config, jobs)
         if args.dry_run:
             return _dry_run(args, plan, bundle, shard)
-        with output_folder.opened(plan.out, shard) as state:
+        with output_folder.opened(plan.out, shard, partial(_say, args)) as state:
             output_folder.remember_configuration(state, plan.config_sha256, config)
             return _run_in(args, plan, crew, state, shard, config, stop)
 

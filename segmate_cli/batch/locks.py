@@ -15,21 +15,23 @@ from segmate_cli.errors import OutputError, TakenError
 _PAUSE_SECONDS = 0.05
 # File systems without locks: some network and cluster file systems.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+# What is said of a lock that another process holds.
+_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 @contextmanager
-def locked(path: Path, wait_seconds: float, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, wait_seconds: float, *, shared: bool = False) -> Iterator[bool]:
     """Hold a lock file; it is removed at the end unless others may share it.
 
-    On a file system that knows no locks, nothing is held.
+    Gives whether it is held: on a file system that knows no locks, nothing is.
 
     Raises:
         TakenError: Another process holds it for longer than ``wait_seconds``.
-        OutputError: The file cannot be made.
+        OutputError: The file cannot be made, or locking fails.
     """
-    handle = _take(path, time.monotonic() + wait_seconds, shared)
+    handle, held = _take(path, time.monotonic() + wait_seconds, shared)
     try:
-        yield
+        yield held
     finally:
         if not shared:
             with suppress(OSError):
@@ -37,7 +39,7 @@ def locked(path: Path, wait_seconds: float, *, shared: bool = False) -> Iterator
         os.close(handle)
 
 
-def _take(path: Path, deadline: float, shared: bool) -> int:
+def _take(path: Path, deadline: float, shared: bool) -> tuple[int, bool]:
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         try:
@@ -49,8 +51,10 @@ def _take(path: Path, deadline: float, shared: bool) -> int:
             fcntl.flock(handle, how | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                return handle
+                return handle, False
             os.close(handle)
+            if error.errno not in _HELD:
+                raise OutputError(f"{path}: cannot be locked ({error.strerror}).") from error
             if time.monotonic() > deadline:
                 raise TakenError(
                     f"{path.parent}: another segmate batch is at work there."
@@ -58,7 +62,7 @@ def _take(path: Path, deadline: float, shared: bool) -> int:
             time.sleep(_PAUSE_SECONDS)
             continue
         if _still_there(path, handle):
-            return handle
+            return handle, True
         os.close(handle)  # its last holder has just removed it
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,11 @@ def segment_case(
     Raises:
         SegmateError: Any that ``predict`` raises; there is no record then.
     """
-    options = predict_options(settings)
+    options = dataclasses.replace(
+        predict_options(settings),
+        # As predict has it: the system's own folder is often small, or in memory.
+        temporary_folder=None if os.environ.get("TMPDIR") else job.folder,
+    )
     if job.halvings:
         size = pipeline.plan_for(scan, model, options).batch_size >> job.halvings
         options = dataclasses.replace(options, batch_size=max(1, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,10 @@ class Shard:
 
 
 @contextmanager
-def opened(out: Path, shard: Shard | None) -> Iterator[Path]:
+def opened(out: Path, shard: Shard | None, say: Callable[[str], None]) -> Iterator[Path]:
     """Make and lock an output folder; gives the folder of its state.
 
-    Shards of one batch may be at work in it together.
+    Shards of one batch may be at work in it together. ``say`` is told where there are no locks.
 
     Raises:
         TakenError: Another batch has it.
@@ -46,7 +46,9 @@ def opened(out: Path, shard: Shard | None) -> Iterator[Path]:
         raise OutputError(f"{out} is a file; give a folder.")
     make_folder(state)
     with ExitStack() as stack:
-        stack.enter_context(locked(state / "lock", _LOCK_SECONDS, shared=shard is not None))
+        lock = locked(state / "lock", _LOCK_SECONDS, shared=shard is not None)
+        if not stack.enter_context(lock):
+            say(f"{out}: its file system knows no locks; see that no second batch works there.")
         if shard is not None:
             stack.enter_context(locked(state / f"lock{shard.suffix}", _LOCK_SECONDS))
         else:

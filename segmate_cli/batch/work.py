@@ -35,6 +35,7 @@ def run_case(job: Job, settings: Settings, model: LoadedModel) -> Done:
     settings = settings.for_case(job.case.options)
     watch = Stopwatch()
     records.make_folder(job.folder)
+    files.ensure_temporary_folder(Path(job.out) / records.STATE_FOLDER)
     with locked(job.folder / records.LOCK_NAME, _LOCK_SECONDS):
         path = Path(job.case.path)
         seen = stamp(job.case.path)

@@ -288,12 +288,11 @@ def _receive(pipe: BinaryIO) -> bytes:
 
 def serve() -> None:
     """Answer requests on standard input until it closes; what a DecoderProcess runs."""
-    import tempfile
     import warnings
 
     warnings.simplefilter("ignore")
     to, back = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
-    with tempfile.TemporaryFile() as complaints:
+    with _nameless_file() as complaints:
         # The decoders' own output must not mix with the answers, but tells of damage.
         os.dup2(complaints.fileno(), 1)
         os.dup2(complaints.fileno(), 2)
@@ -306,6 +305,15 @@ def serve() -> None:
             kind, answer = _answer(PixelFormat(**request[0]), data, request[1], complaints)
             _send(to, kind.encode())
             _send(to, answer)
+
+
+def _nameless_file() -> IO[bytes]:
+    """A small file, in memory where the system can: there may be no writable folder."""
+    import tempfile
+
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("complaints"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _answer(form: PixelFormat, data: bytes, frame: int, complaints: IO[bytes]) -> tuple[str, bytes]:
