@@ -202,6 +202,7 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--uid-root", help="root of a DICOM SR's UIDs; default 2.25")
     add.add_argument("--with-identity", action="store_true", help="name the patient on a page")
+    add.add_argument("--viewer", action="store_true", help="a viewer on a page; needs --ct")
     add.add_argument("--labels", dest="table", help="table of label values, .csv, .tsv or .json")
     _add_gates(add)
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")

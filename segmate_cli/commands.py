@@ -262,8 +262,8 @@ def report(args: Namespace) -> ExitCode:
     args.format = args.format or format_of(output)
     if args.format == "dicom-sr":
         return _report_sr(args, paths, output)
-    if args.with_identity and args.format != "html":
-        raise UsageError("--with-identity is about a page; ask for one with -o report.html.")
+    if (args.with_identity or args.viewer) and args.format != "html":
+        raise UsageError("--with-identity and --viewer are about a page: -o report.html.")
     if args.format not in reports.FORMATS:
         from segmate_cli.look import command
 

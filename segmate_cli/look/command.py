@@ -34,6 +34,7 @@ def write(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
         series=args.series,
         organs=args.organs,
         rules=rules_of(args),
+        solid=args.viewer,
     )
     if kind in ("glb", "stl"):
         _write_meshes(source, output, kind)

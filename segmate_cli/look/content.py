@@ -15,6 +15,7 @@ from segmate_cli import scans, sidecar
 from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.errors import UsageError
 from segmate_cli.geometry import Geometry
+from segmate_cli.look.solid import MOST_ORGANS, Shrinker, Solid
 from segmate_cli.look.views import LUNG, PLANES, SOFT_TISSUE, Cut, View, Window, axis_of, take_views
 from segmate_cli.look.whereabouts import Place, Whereabouts, locate
 from segmate_cli.measurement import OrganStats
@@ -36,6 +37,7 @@ class Source:
         series: Which series of ``ct``, where there are several.
         organs: Names or aliases; None for all.
         rules: The gates; None for the built-in ones, unless the sidecar says that none held.
+        solid: Whether a small volume is wanted, too, for a viewer.
     """
 
     labels: Path
@@ -44,6 +46,7 @@ class Source:
     series: str | None = None
     organs: tuple[str, ...] | None = None
     rules: tuple[Rule, ...] | None = None
+    solid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Content:
         sidecar: What stands beside the label map; None without, or where the file has changed.
         scan: The scan as it was found; None without.
         same_scan: Whether the scan's voxels are those that the sidecar names; None if unknown.
+        solid: Scan and labels with fewer voxels, if wanted.
     """
 
     source: Source
@@ -69,6 +73,7 @@ class Content:
     sidecar: dict[str, Any] | None
     scan: Scan | None
     same_scan: bool | None
+    solid: Solid | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +81,11 @@ class Content:
         stem = sidecar.path_for(self.source.labels).stem
         folder = self.source.labels.absolute().parent.name
         return folder if stem == "labels" and folder else stem
+
+    @property
+    def shown_in_solid(self) -> tuple[OrganStats, ...]:
+        """The organs that ``solid`` has, in the order of their numbers there, from 1."""
+        return _with_voxels(self.found)
 
     def values_of(self, key: str) -> list[int]:
         """Label values of an organ."""
@@ -86,11 +96,14 @@ def gather(source: Source) -> Content:
     """Read a label map and its scan twice, slice by slice.
 
     Raises:
-        UsageError: The file is an RTSTRUCT, which has no voxels.
+        UsageError: The file is an RTSTRUCT, which has no voxels; a small volume is wanted without a
+            scan, or of too many organs.
         InputError: A file that cannot be read, a CT that does not fit.
         UnknownOrganError: An organ that the label map does not have.
     """
     labels, scan = _open(source)
+    if source.solid and scan is None:
+        raise UsageError("a viewer shows the scan; give it with --ct.")
     digest = hashlib.sha256()
     hashed = _hashed(scan, digest) if scan else None
     earlier = sidecar.earlier_of(source.labels)
@@ -100,7 +113,8 @@ def gather(source: Source) -> Content:
     found = locate(labels, hashed, _wanted(source, labels), rules, earlier)
     cuts = _cuts(found, labels.geometry)
     middle = _overview_cuts(found, labels.geometry)
-    views = take_views(labels, scan, [*cuts.values(), *middle.values()], found.body)
+    shrinker = _shrinker(found, labels.geometry) if source.solid else None
+    views = take_views(labels, scan, [*cuts.values(), *middle.values()], found.body, shrinker)
     told = sidecar.content_of(source.labels)
     return Content(
         source=source,
@@ -111,6 +125,7 @@ def gather(source: Source) -> Content:
         sidecar=told,
         scan=scan,
         same_scan=_same(told, digest.hexdigest()) if scan else None,
+        solid=shrinker.solid() if shrinker else None,
     )
 
 
@@ -152,6 +167,21 @@ def _hashed(scan: Scan, digest: Any) -> Scan:
 def _same(told: dict[str, Any] | None, pixels_sha256: str) -> bool | None:
     named = ((told or {}).get("input") or {}).get("pixels_sha256")
     return None if named is None else bool(named == pixels_sha256)
+
+
+def _with_voxels(found: Whereabouts) -> tuple[OrganStats, ...]:
+    return tuple(each for each in found.stats if each.organ.key in found.places)
+
+
+def _shrinker(found: Whereabouts, geometry: Geometry) -> Shrinker:
+    numbers = {each.organ.key: n for n, each in enumerate(_with_voxels(found), 1)}
+    if len(numbers) > MOST_ORGANS:
+        raise UsageError(
+            f"a viewer shows {MOST_ORGANS} organs at most, here are {len(numbers)}; choose with "
+            "--organs."
+        )
+    values = {value: numbers.get(organ.key, 0) for value, organ in found.organs.items()}
+    return Shrinker(geometry, found.body, values)
 
 
 def _cuts(found: Whereabouts, geometry: Geometry) -> dict[tuple[str, str], Cut]:

@@ -1,6 +1,7 @@
 """A label map as one HTML file: numbers, pictures, histograms, provenance; nothing to load.
 
-There is no script in it, and its policy forbids any; outlines are SVG paths over JPEG pictures.
+There is no script in it, and its policy forbids any, unless a viewer is asked for: then that one
+script is allowed, by its hash. Outlines are SVG paths over JPEG pictures.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from segmate_cli.doubt.anatomy import VOLUMES
 from segmate_cli.doubt.rules import BY_ID
-from segmate_cli.look import charts, templates
+from segmate_cli.look import charts, templates, viewer
 from segmate_cli.look.content import Content
 from segmate_cli.look.provenance import manifest_of, provenance
 from segmate_cli.look.tiles import Tile, jpeg, make_tile, scale_bar_mm, svg_path
@@ -61,21 +62,27 @@ _SIZES = (
 
 
 def render_page(content: Content, identity: Sequence[tuple[str, str]] = ()) -> str:
-    """The page, of at most ``LARGEST_BYTES``.
+    """The page, of at most ``LARGEST_BYTES`` without its viewer.
 
     Args:
         content: What to show.
         identity: Names and values about the patient; by default the page has none.
     """
     text = ""
+    shown = viewer.viewer_of(content)
+    script = viewer.script() if shown else ""
+    most = LARGEST_BYTES + len(script)
+    most += len(shown["data"]["scan"]) + len(shown["data"]["labels"]) if shown else 0
     for size in _sizes(content):
         text = templates.render(
             "report.html.j2",
+            script,
             page=_page(content, identity, size),
+            viewer=shown,
             hist_width=charts.WIDTH,
             hist_height=charts.HEIGHT,
         )
-        if len(text.encode()) <= LARGEST_BYTES:
+        if len(text.encode()) <= most:
             break
     return text
 

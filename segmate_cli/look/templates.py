@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib import resources
 from typing import Any
 
 from segmate_cli import __version__
 
 
-def render(name: str, **values: Any) -> str:
-    """A page of a template and its values."""
+def render(name: str, script: str = "", **values: Any) -> str:
+    """A page of a template and its values; the policy allows ``script`` alone, or none at all."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -19,7 +21,14 @@ def render(name: str, **values: Any) -> str:
         loader=jinja2.FunctionLoader(_resource),
     )
     template = environment.get_template(name)
-    return template.render(style=_resource("style.css"), version=__version__, **values)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return template.render(
+        style=_resource("style.css"),
+        version=__version__,
+        script=script,
+        script_hash=f"sha256-{digest}" if script else "",
+        **values,
+    )
 
 
 def _resource(name: str) -> str:

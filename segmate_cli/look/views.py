@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.geometry import Geometry
+from segmate_cli.look.solid import Shrinker
 from segmate_cli.look.whereabouts import Box
 from segmate_cli.volume import LabelMap, LabelValues, Scan
 
@@ -93,7 +94,11 @@ def axis_of(geometry: Geometry, plane: str) -> int:
 
 
 def take_views(
-    labels: LabelMap, scan: Scan | None, cuts: Iterable[Cut], body: Box
+    labels: LabelMap,
+    scan: Scan | None,
+    cuts: Iterable[Cut],
+    body: Box,
+    shrinker: Shrinker | None = None,
 ) -> dict[Cut, View]:
     """Take planes out of a label map and its scan in one pass.
 
@@ -102,6 +107,7 @@ def take_views(
         scan: The scan on the same grid, or None for outlines alone.
         cuts: What to take.
         body: What to show of each plane: first and last index along (k, j, i).
+        shrinker: What else looks at the slices of the scan as they go by.
     """
     takers = dict.fromkeys(cuts)
     step = _step(labels.geometry.shape, len(takers))
@@ -110,6 +116,8 @@ def take_views(
     for k, (plane, hu) in enumerate(zip(labels.planes(), hus, strict=False)):
         for taker in taken.values():
             taker.add(k, plane, hu)
+        if shrinker is not None and hu is not None:
+            shrinker.add(k, plane, hu)
     return {cut: taker.view(labels.geometry) for cut, taker in taken.items()}
 
 

@@ -10,6 +10,7 @@ const browser = await chromium.launch({
   args: [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    ...(process.env.NO_WEBGL ? ["--disable-3d-apis"] : []),
   ],
 });
 try {
@@ -51,6 +52,7 @@ try {
     overflow: await page.evaluate(() => document.documentElement.scrollWidth > innerWidth),
     focused,
     outlines: shown,
+    viewer: await page.evaluate(() => document.querySelector("#viewer-place")?.textContent),
   };
   await page.evaluate(() => scrollTo(0, 0));
   if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
