@@ -1,7 +1,9 @@
 """Labels of the scan's own slices, interpolated in score space between the model's.
 
 A scan's slices mostly lie closer than the model's. Taking the nearest label leaves stairs; here the
-logits of the two neighbouring slices are mixed by distance, and the label is decided from those.
+logits of the two neighbouring slices are mixed by distance, and the label is decided from those. A
+scan that is stored coronally or sagittally has its slices between the model's rows or columns:
+there the logits of the two neighbouring ones are mixed as well.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.planes import Uint8Array
-from segmate_cli.resample import ModelGrid
+from segmate_cli.resample import IndexArray, ModelGrid
 
 FloatArray = npt.NDArray[np.float32]
 # Labels (N, H, W) of logits (N, channels, H, W).
@@ -38,7 +40,11 @@ class ScoredSlice:
 def scan_slices(
     scored: Iterator[ScoredSlice], grid: ModelGrid, stride: int, decide: Decide
 ) -> Iterator[tuple[int, Uint8Array]]:
-    """Yield (k, labels) for the scan's slices, with the model's rows and columns.
+    """Yield (k, labels) for the scan's slices across the model's slice axis.
+
+    The labels have the model's rows and columns but, along the axis on which the scan's slices are
+    stored where that is one of these, a row or column for each stored slice: as
+    ``ModelGrid.at_scan_slices`` says.
 
     Args:
         scored: Every ``stride``-th of the model's slices, in the grid's order; all are taken.
@@ -50,6 +56,7 @@ def scan_slices(
     ks = range(grid.source_shape[0])
     recent: dict[int, ScoredSlice] = {}
     places = grid.places.get(0, np.asarray(ks))
+    lines = None if grid.streams else _Lines.of(grid)
     for k in reversed(ks) if grid.descending else ks:
         at = min(float(places[k]) / (grid.steps[0] * stride), last)
         low = int(at)
@@ -60,7 +67,9 @@ def scan_slices(
             each = next(scored)
             if each.number // stride in wanted:
                 recent[each.number // stride] = each
-        if part:
+        if lines:
+            yield k, lines.mix(recent[low], recent[low + 1 if part else low], part, decide)
+        elif part:
             yield k, _mix(recent[low], recent[low + 1], part, decide)
         else:
             yield k, recent[low].labels
@@ -78,3 +87,57 @@ def _mix(below: ScoredSlice, above: ScoredSlice, part: np.float32, decide: Decid
         logits = under * (1 - part) + over * part
         labels[rows, columns] = decide(logits[None, :, None])[0, 0]
     return labels
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Where the scan's stored slices lie between the model's rows or columns.
+
+    Attributes:
+        axis: 1 for rows, 2 for columns.
+        low: For each stored slice the row or column below it.
+        high: The one above it; the same at the end.
+        part: How far towards that it lies.
+    """
+
+    axis: int
+    low: IndexArray
+    high: IndexArray
+    part: FloatArray
+
+    @classmethod
+    def of(cls, grid: ModelGrid) -> _Lines:
+        axis = grid.across
+        places = grid.places.get(axis, np.arange(grid.source_shape[axis]))
+        last = grid.shape[axis] - 1
+        at = np.minimum(places / grid.steps[axis], last)
+        low = at.astype(np.intp)
+        return cls(axis, low, np.minimum(low + 1, last), (at - low).astype(np.float32))
+
+    def mix(
+        self, below: ScoredSlice, above: ScoredSlice, part: np.float32, decide: Decide
+    ) -> Uint8Array:
+        """Labels at the stored slices, ``part`` of the way from one of the model's to the next."""
+        ends = [self._rows_first(each) for each in ((below, above) if part else (below,))]
+        labels: Uint8Array = ends[0][0][self.low]
+        # As in _mix: where all neighbours agree, so does what lies between them.
+        differ = labels != ends[0][0][self.high]
+        for others, _ in ends[1:]:
+            differ |= (labels != others[self.low]) | (labels != others[self.high])
+        rows, columns = np.nonzero(differ)
+        if rows.size:
+            towards = self.part[rows]
+            mixed = [
+                logits[:, self.low[rows], columns] * (1 - towards)
+                + logits[:, self.high[rows], columns] * towards
+                for _, logits in ends
+            ]
+            logits = mixed[0] * (1 - part) + mixed[1] * part if part else mixed[0]
+            labels[rows, columns] = decide(logits[None, :, None])[0, 0]
+        return labels if self.axis == 1 else labels.T
+
+    def _rows_first(self, scored: ScoredSlice) -> tuple[Uint8Array, FloatArray]:
+        """Labels and logits with the axis of the stored slices first; views."""
+        if self.axis == 1:
+            return scored.labels, scored.logits
+        return scored.labels.T, scored.logits.swapaxes(1, 2)

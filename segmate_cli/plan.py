@@ -296,7 +296,8 @@ def _stages(
     a_slice = _slice_bytes(manifest, grid) if on_cpu else 0
     network = math.ceil(a_slice * (min(batch_size, 2) + _FURTHER * max(0, batch_size - 2)))
     # Between the model's slices where the scan's lie closer and labels are interpolated.
-    voxels = max(grid.shape[0], grid.source_shape[0]) * math.prod(grid.shape[1:])
+    label_shape = [max(both) for both in zip(grid.shape, grid.at_scan_slices().shape, strict=True)]
+    voxels = math.prod(label_shape)
     scored = batch_size + _SCORED_SLICES
     slices = Buffer("slices in use", slices_bytes(grid, manifest.preprocessing))
     small = math.prod(small_geometry(scan.geometry).shape)
@@ -317,9 +318,10 @@ def _stages(
         Buffer("small copy for the gates", _GATES_BYTES_A_VOXEL * small),
     )
     # Some planes are numbered at once, in 2 bytes a voxel, or 4 where that is not enough.
-    parts = Buffer("components of organs", _PARTS_BYTES_A_PIXEL * rows * columns)
+    pixels = max(rows * columns, math.prod(label_shape[1:]))
+    parts = Buffer("components of organs", _PARTS_BYTES_A_PIXEL * pixels)
     slab = Buffer("slices to be turned", 0 if grid.streams else SLAB_BYTES)
-    lines = 0 if grid.streams else _LINE_BYTES * math.prod(grid.shape) // max(grid.shape[1:])
+    lines = 0 if grid.streams else _LINE_BYTES * label_shape[0] * label_shape[3 - grid.across]
     bundle = model.bundle if isinstance(model, LoadedModel) else model
     return (
         _loading(bundle, slices, helpers),

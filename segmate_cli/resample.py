@@ -91,7 +91,7 @@ class ModelGrid:
         rows: Taps along rows.
         columns: Taps along columns.
         upright: The canvas of uneven slices, which then is what "the scan" means here.
-        own_slices: Whether the grid's slices are the scan's own; see ``at_scan_slices``.
+        own: Axes along which the grid's voxels are the scan's own; see ``at_scan_slices``.
     """
 
     turn: Reorientation
@@ -102,7 +102,7 @@ class ModelGrid:
     rows: Taps
     columns: Taps
     upright: Upright | None = None
-    own_slices: bool = False
+    own: tuple[int, ...] = ()
 
     @classmethod
     def fit(cls, geometry: Geometry, preprocessing: Preprocessing) -> ModelGrid:
@@ -143,7 +143,12 @@ class ModelGrid:
     def places(self) -> dict[int, PlaceArray]:
         """By axis of the model, where the scan's voxels lie along it, in scan voxels, if uneven."""
         places = _places(self.upright, self.turn)
-        return {axis: at for axis, at in places.items() if axis or not self.own_slices}
+        return {axis: at for axis, at in places.items() if axis not in self.own}
+
+    @property
+    def across(self) -> int:
+        """The model's axis along which the scan's slices are stored: 0 where it ``streams``."""
+        return self.turn.axes.index(0)
 
     @property
     def streams(self) -> bool:
@@ -156,13 +161,22 @@ class ModelGrid:
         return self.streams and self.turn.flips[0]
 
     def at_scan_slices(self) -> ModelGrid:
-        """The grid with the scan's own slices and the model's rows and columns."""
+        """The grid with the scan's own slices, and the model's rows and columns.
+
+        Where the scan's slices are stored along the model's rows or columns, it has one of these
+        for each of them.
+        """
+        own = (0,) if self.streams else (0, self.across)
+        shape, steps, voxel_ml = list(self.shape), list(self.steps), self.voxel_ml
+        for axis in own:
+            shape[axis], steps[axis] = self.source_shape[axis], 1.0
+            voxel_ml /= self.steps[axis]
         return replace(
             self,
-            shape=(self.source_shape[0], *self.shape[1:]),
-            steps=(1.0, *self.steps[1:]),
-            voxel_ml=self.voxel_ml / self.steps[0],
-            own_slices=True,
+            shape=(shape[0], shape[1], shape[2]),
+            steps=(steps[0], steps[1], steps[2]),
+            voxel_ml=voxel_ml,
+            own=own,
         )
 
     def upright_planes(
@@ -292,7 +306,7 @@ class ModelGrid:
         slice would take long, and all at once much memory.
         """
         sources = self._sources()
-        across = self.turn.axes.index(0)  # the model's axis, 1 or 2, along which slices are stored
+        across = self.across
         lines = sources[across][:: -1 if self.turn.flips[across] else 1]
         stored = self.turn.inverse()
         first, block = -1, np.empty((0, 0, 0), np.uint8)
@@ -301,7 +315,8 @@ class ModelGrid:
                 first = line // _LINES
                 part = [slice(None), slice(None)]
                 part[across - 1] = slice(first * _LINES, (first + 1) * _LINES)
-                block = np.stack([labels[n][tuple(part)] for n in range(self.shape[0])])
+                # Copies, for a view would keep its whole plane until all are there.
+                block = np.stack([labels[n][tuple(part)].copy() for n in range(self.shape[0])])
             own = block.take([line - first * _LINES], across)
             for axis in {0, 1, 2} - {across}:
                 own = own.take(sources[axis], axis)

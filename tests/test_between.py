@@ -62,6 +62,44 @@ def test_streamed_is_what_all_at_once_gives(tiny_bundle, slices, mm, stride, des
     assert np.array_equal(np.stack([found[k] for k in range(slices)]), want)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["PSL", "ASL", "LSP", "RIA", "LPS"]),
+    st.tuples(st.integers(1, 9), st.integers(2, 7), st.integers(2, 7)),
+    st.tuples(*[st.floats(0.3, 6.0)] * 3),
+    st.sampled_from([1, 2]),
+    st.integers(0, 99),
+)
+def test_stored_slices_lie_between_rows_or_columns(tiny_bundle, letters, shape, mm, stride, seed):
+    grid = ModelGrid.fit(
+        make(letters, spacing=mm, shape=shape), open_bundle(tiny_bundle).manifest.preprocessing
+    )
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (grid.shape[0], 3, *grid.shape[1:])).astype(np.float32)
+    kept = np.moveaxis(logits[::stride], 1, -1)
+    scored = (
+        ScoredSlice(n * stride, largest_over_zero(logits[[n * stride]])[0], logits[n * stride])
+        for n in range(len(kept))
+    )
+    found = dict(scan_slices(scored, grid, stride, largest_over_zero))
+    axis = grid.turn.axes.index(0)
+    assert axis > 0
+    want = between(between(kept, grid, axis), grid, 0, stride)
+    got = np.stack([found[k] for k in range(grid.source_shape[0])])
+    assert got.shape == grid.at_scan_slices().shape
+    assert np.array_equal(got, largest_over_zero(np.moveaxis(want, -1, 1)))
+
+
+def between(scores: np.ndarray, grid: ModelGrid, axis: int, stride: int = 1) -> np.ndarray:
+    """Scores at the scan's own places along an axis."""
+    last = scores.shape[axis] - 1
+    at = np.minimum(np.arange(grid.source_shape[axis]) / (grid.steps[axis] * stride), last)
+    low = at.astype(int)
+    part = (at - low).astype(np.float32).reshape([-1 if n == axis else 1 for n in range(4)])
+    high = np.minimum(low + 1, last)
+    return scores.take(low, axis) * (1 - part) + scores.take(high, axis) * part
+
+
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (3, 2), (1000, 2)])
 def test_batch_size_and_threads_change_no_voxel(
@@ -74,9 +112,15 @@ def test_batch_size_and_threads_change_no_voxel(
     assert want.any()
 
 
-@pytest.mark.parametrize("letters", ["SPL", "IPL", "PSL", "LAI"])
-def test_there_are_fewer_stairs_than_with_the_nearest_slice(tiny_bundle, scores_model, letters):
-    spacing = [0.5 if letter in "SI" else 2.0 for letter in letters]
+# Fine along the model's slices, or along those that are stored across them.
+@pytest.mark.parametrize(
+    ("letters", "fine"),
+    [("SPL", 0), ("IPL", 0), ("PSL", 1), ("LAI", 2), ("PSL", 0), ("ALS", 0), ("LAI", 0)],
+)
+def test_there_are_fewer_stairs_than_with_the_nearest_slice(
+    tiny_bundle, scores_model, letters, fine
+):
+    spacing = [0.5 if axis == fine else 2.0 for axis in range(3)]
     volume, distance = scan_of_shape(letters, spacing)
     want = distance < 0
     wrong = {

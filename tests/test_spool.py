@@ -6,6 +6,7 @@ import gc
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import namedtuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from segmate_cli import spool
 from segmate_cli.bundle import open_bundle
 from segmate_cli.errors import OutputError
 from segmate_cli.pipeline import predict
+from segmate_cli.planes import PackedPlanes
 from segmate_cli.resample import ModelGrid
 from segmate_cli.spool import planes_across
 from segmate_cli.volume import Volume
@@ -64,6 +66,17 @@ def test_label_planes_come_in_stored_order(letters, tiny_bundle):
     want = grid.turn.inverse().view(labels[np.ix_(*index)])
     assert np.array_equal(np.stack(list(grid.back_planes(labels))), want)
     assert np.array_equal(grid.back(labels), want)
+
+
+def test_a_stored_slice_needs_lines_of_the_labels_not_their_planes(tiny_bundle):
+    geometry = make("PSL", spacing=(2.0, 2.0, 2.0), shape=(200, 300, 100))
+    grid = ModelGrid.fit(geometry, open_bundle(tiny_bundle).manifest.preprocessing)
+    labels = PackedPlanes(grid.shape)
+    tracemalloc.start()
+    next(grid.back_planes(labels))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < np.prod(grid.shape) / 2
 
 
 Usage = namedtuple("Usage", "total used free")
