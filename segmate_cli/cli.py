@@ -186,7 +186,7 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("labels", nargs="*", help="label maps; none: their paths are read from stdin")
     add.add_argument("--organs", type=_words, help="only these, such as 'left kidney,liver'")
-    add.add_argument("--format", choices=(*_FORMATS, "dicom-sr", *_LOOKS))
+    add.add_argument("--format", choices=(*_FORMATS, "fhir", "dicom-sr", *_LOOKS))
     add.add_argument(
         *("-o", "--output"),
         help="write to this file instead of stdout; .html is a page, .png its pictures, .glb and "

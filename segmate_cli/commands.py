@@ -264,7 +264,7 @@ def report(args: Namespace) -> ExitCode:
         return _report_sr(args, paths, output)
     if (args.with_identity or args.viewer) and args.format != "html":
         raise UsageError("--with-identity and --viewer are about a page: -o report.html.")
-    if args.format not in reports.FORMATS:
+    if args.format not in (*reports.FORMATS, "fhir"):
         from segmate_cli.look import command
 
         return command.write(args, paths, output)

@@ -6,13 +6,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from segmate_cli import console, scans
+from segmate_cli import console, files, scans, sidecar
 from segmate_cli import report as reports
 from segmate_cli.doubt.gates_file import read_gates
 from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.words import Verdict
 from segmate_cli.errors import ExitCode, UsageError
+from segmate_cli.fhir import Reported, render_fhir
 from segmate_cli.gate_list import gate_list
 from segmate_cli.look import terminal
 from segmate_cli.outputs import deliver
@@ -30,9 +32,10 @@ def gate_exit(args: Namespace, words: Sequence[str]) -> ExitCode:
 
 
 def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -> ExitCode:
-    """``segmate report`` as table, CSV, TSV or JSON; errors as ``scans.examine_path``."""
+    """``segmate report`` as table, CSV, TSV, JSON or FHIR; errors as ``scans.examine_path``."""
     rules = rules_of(args)
     table = []
+    reported = []
     verdicts: dict[str, Verdict] = {}
     for path in paths:
         measured = scans.examine_path(
@@ -43,14 +46,23 @@ def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -
             organs=args.organs,
             rules=rules,
         )
-        table += reports.rows(str(path), measured.stats, measured.verdict)
+        rows = reports.rows(str(path), measured.stats, measured.verdict)
+        table += rows
+        if args.format == "fhir":
+            reported.append(_reported(path, rows, measured.verdict))
         if measured.verdict:
             verdicts[str(path)] = measured.verdict
-    if args.format == "table" and output is None and terminal.wants_colour(sys.stdout):
+    if args.format == "fhir":
+        deliver(render_fhir(reported), output)
+    elif args.format == "table" and output is None and terminal.wants_colour(sys.stdout):
         terminal.print_table(table, verdicts, sys.stdout)
     else:
         deliver(reports.render(table, args.format, verdicts), output)
     return tell(args, verdicts)
+
+
+def _reported(path: Path, rows: list[dict[str, Any]], verdict: Verdict | None) -> Reported:
+    return Reported(files.sha256_of_file(path), rows, verdict, sidecar.content_of(path))
 
 
 def tell(args: Namespace, verdicts: Mapping[str, Verdict]) -> ExitCode:

@@ -53,7 +53,7 @@ LAYERS = (
         "look.whereabouts",
         "look.templates",
     ),
-    ("look.terminal", "schemas"),
+    ("look.terminal", "schemas", "fhir"),
     ("gating",),
     ("look.solid", "look.charts"),
     ("look.views",),
