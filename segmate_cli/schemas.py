@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from segmate_cli.doubt.words import Severity, StatusKind
+from segmate_cli.sidecar_schema import Sidecar
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Volume = Annotated[float, Field(gt=0)] | None
@@ -208,10 +209,67 @@ class CohortSummary(_Part):
     review: Annotated[list[CohortEntry], Field(description="the gravest first")]
 
 
+class ScoreRow(_Part):
+    """One organ of one case against its reference."""
+
+    case: Annotated[str, Field(description="name of the case")]
+    organ: Annotated[str, Field(description="key of the organ")]
+    dice: Annotated[_Share, Field(description="overlap of the volumes")]
+    surface_dice_2mm: Annotated[
+        _Share, Field(description="part of both surfaces within 2 mm of the other")
+    ]
+    hd95_mm: Annotated[
+        float | None,
+        Field(ge=0, description="95th percentile of surface distances; null where one is empty"),
+    ]
+    volume_ml: Annotated[float, Field(ge=0, description="of the prediction")]
+    reference_ml: Annotated[float, Field(ge=0, description="of the reference")]
+    volume_error_ml: Annotated[float, Field(description="prediction minus reference")]
+    volume_error_percent: Annotated[
+        float | None, Field(description="the same, relative to the reference; null where it is 0")
+    ]
+    swapped: Annotated[
+        bool, Field(description="whether it lies more in the other side of the pair")
+    ]
+
+
+class ScoredOrgan(_Part):
+    """One organ over all cases."""
+
+    organ: str
+    cases: int
+    dice: Annotated[_Share, Field(description="mean")]
+    dice_low: Annotated[_Share, Field(description="95 % interval of the mean, by bootstrap")]
+    dice_high: _Share
+    worst_dice: _Share
+    worst_case: str
+    surface_dice: Annotated[_Share, Field(description="mean, at 2 mm")]
+    hd95_mm: float | None
+    volume_error_percent: float | None
+    swaps: Annotated[int, Field(description="cases with sides swapped")]
+
+
+class Scores(_Part):
+    """``segmate evaluate --format json``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="segmate-scores")
+
+    schema_: Annotated[Literal["segmate-scores"], Field(alias="schema")]
+    schema_version: Literal[1]
+    mean_dice_of_organs: _Share | None
+    organs: Annotated[list[ScoredOrgan], Field(description="over all cases")]
+    cases: Annotated[list[ScoreRow], Field(description="one a case and organ")]
+    not_labelled: Annotated[
+        dict[str, list[str]], Field(description="by case, organs that its reference leaves out")
+    ]
+
+
 SCHEMAS: dict[str, type[BaseModel]] = {
     "report": Report,
     "comparison": Comparison,
     "cohort": CohortSummary,
+    "sidecar": Sidecar,
+    "evaluate": Scores,
 }
 
 

@@ -53,6 +53,7 @@ LAYERS = (
         "look.whereabouts",
         "look.templates",
     ),
+    ("sidecar_schema",),
     ("look.terminal", "schemas", "fhir"),
     ("gating",),
     ("look.solid", "look.charts"),
