@@ -1,41 +1,32 @@
 """Damaged DICOM series through the real command line: one sentence and exit 6, or a right result.
 
 Each case is a small series of which one file, or every file, is mutated by a seeded generator.
-``python tests/malformed.py --count 3000 --seed 1`` runs many and prints figures; pytest runs a few.
+``python tests/malformed.py --count 2000 --seed 1`` runs many and prints figures; pytest runs a few.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import io
-import json
 import random
-import resource
 import shutil
 import struct
-import sys
-import tempfile
-import time
-import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import damage
 import dicom_maker as maker
 import numpy as np
 import pydicom
-from dicom_maker import PATIENT, Recipe, make_series
+from damage import Called, Case
+from dicom_maker import Recipe, make_series
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from segmate_cli import cli, scans
+from segmate_cli import scans
 
 PLAIN = (maker.EXPLICIT, maker.IMPLICIT, maker.BIG_ENDIAN, maker.DEFLATED)
 PACKED = (maker.RLE, maker.JPEG_LS, maker.JPEG_LOSSLESS_SV1, maker.JPEG_2000_LOSSLESS)
 CAP = "1GB"
-# Of the CPU, its decoders' included; a hang that takes none is ended by pytest, or seen by you.
-MOST_SECONDS = 30.0
+_PACKED_SHARE = 0.3
 # 5: every file claims sizes that the cap cannot hold, so that the plan refuses them.
 ALLOWED_EXITS = {0, 4, 5, 6}
 _ODD_LENGTHS = (0, 1, 0x7F, 0xFFFE, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -159,8 +150,12 @@ class Bench:
             recipe = Recipe(shape=(4, size, size), syntax=syntax, series=n + 1, shuffle=False)
             self.made[syntax] = make_series(folder / f"base{n}", recipe)
 
-    def run(self, seed: int, *, packed: bool) -> tuple[str, str, float]:
-        """One case: (mutation, "exit N" or what is wrong, seconds)."""
+    def run(self, seed: int) -> list[Case]:
+        """One case."""
+        return [self.one(seed, packed=random.Random(seed).random() < _PACKED_SHARE)]
+
+    def one(self, seed: int, *, packed: bool) -> Case:
+        """One case, of a compressed series or not."""
         random_ = random.Random(seed)
         made = self.made[random_.choice(PACKED if packed else PLAIN)]
         mutate = random_.choice(MUTATIONS)
@@ -173,36 +168,22 @@ class Bench:
             for k in hit:
                 path = work / made.files[k]
                 path.write_bytes(mutate(path.read_bytes(), random.Random(seed)))
-        start = cpu_seconds()
-        code, out, err = self.predict(work)
-        seconds = cpu_seconds() - start
-        wrong = self.fault(code, out, err, seconds)
-        if wrong is None and code == 0:
-            wrong = self.wrong_result(work, made, hit)
-        return mutate.__name__, wrong or f"exit {code}", seconds
-
-    def predict(self, work: Path) -> tuple[int, str, str]:
-        out, err = io.StringIO(), io.StringIO()
         options = ("--model", self.model, "--memory-cap", CAP, "--no-hu-check", "--quiet")
         argv = ["predict", work, "-o", self.folder / "labels.nii.gz", "--overwrite", *options]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                code = cli.main([str(each) for each in argv])
-            except BaseException:
-                code = -1
-                traceback.print_exc(file=err)
-        return code, out.getvalue(), err.getvalue()
+        done = damage.call([str(each) for each in argv])
+        wrong = self.fault(done)
+        if wrong is None and done.code == 0:
+            wrong = self.wrong_result(work, made, hit)
+        return Case(mutate.__name__, wrong or f"exit {done.code}", done.seconds)
 
-    def fault(self, code: int, out: str, err: str, seconds: float) -> str | None:
-        if code not in ALLOWED_EXITS or (code == 5 and "memory cap" not in err):
-            return f"FAULT exit {code}: {err[-1500:]}"
-        if seconds > MOST_SECONDS:
-            return f"FAULT took {seconds:.0f} s"
-        if PATIENT in out + err:
-            return f"FAULT names the patient: {err}"
-        alone = err.startswith("segmate: error: ") and err.count("segmate: ") == 1
-        if not (alone and len(err) < 3000 and "Traceback" not in err if code else err == ""):
-            return f"FAULT not one sentence: {err[:1500]}"
+    def fault(self, done: Called) -> str | None:
+        """What is wrong with how a command ended."""
+        if wrong := damage.fault(done, ALLOWED_EXITS):
+            return wrong
+        if done.code == 5 and "memory cap" not in done.err:
+            return f"FAULT exit 5: {done.err[-1500:]}"
+        if not (damage.one_sentence(done.err) if done.code else done.err == ""):
+            return f"FAULT not one sentence: {done.err[:1500]}"
         return None
 
     def wrong_result(self, work: Path, made: maker.Made, hit: set[int]) -> str | None:
@@ -222,46 +203,11 @@ class Bench:
         return None if found == len(untouched) else f"FAULT {found} of {len(untouched)} slices"
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, kinds))
-
-
-def memory_mb() -> tuple[float, float]:
-    """Peak resident megabytes of this process and of the largest child."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    own, children = (resource.getrusage(kind).ru_maxrss / 1e3 for kind in kinds)
-    return own, children
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--packed-share", type=float, default=0.3)
-    args = parser.parse_args()
+def _bench(folder: Path) -> Bench:
     from conftest import write_bundle
 
-    warnings.simplefilter("error")
-    with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), write_bundle(Path(name) / "model"))
-        outcomes: Counter[str] = Counter()
-        slowest, start = 0.0, time.perf_counter()
-        for seed in range(args.seed * 10**6, args.seed * 10**6 + args.count):
-            packed = random.Random(seed).random() < args.packed_share
-            mutation, outcome, seconds = bench.run(seed, packed=packed)
-            slowest = max(slowest, seconds)
-            outcomes[outcome[:6]] += 1
-            if outcome.startswith("FAULT"):
-                print(json.dumps({"seed": seed, "mutation": mutation, "outcome": outcome}))
-        own, children = memory_mb()
-        print(
-            f"{args.count} cases in {time.perf_counter() - start:.0f} s: {dict(outcomes)}; slowest "
-            f"{slowest:.1f} s; peak {own:.0f} MB, decoders {children:.0f} MB"
-        )
-    return int(any(outcome.startswith("FAULT") for outcome in outcomes))
+    return Bench(folder, write_bundle(folder / "model"))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(damage.main(__doc__ or "", _bench))
