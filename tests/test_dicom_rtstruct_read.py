@@ -91,6 +91,59 @@ def test_structures_that_overlap_are_measured_each_by_itself(tmp_path):
     assert inner.volume_ml == pytest.approx((100**2 - 50**2) * 30 / 1000, rel=0.01)
 
 
+def listing(path: Path, images: list[str], drawn: dict[float, str]) -> Path:
+    """Let an RTSTRUCT name the slices of its series, and each contour its own."""
+    made = pydicom.dcmread(path)
+    item = Dataset()
+    item.ContourImageSequence = [image(uid) for uid in images]
+    item.SeriesInstanceUID = "1.2.9"
+    study, frame = Dataset(), Dataset()
+    study.RTReferencedSeriesSequence = [item]
+    frame.RTReferencedStudySequence = [study]
+    made.ReferencedFrameOfReferenceSequence = [frame]
+    for roi in made.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            contour.ContourImageSequence = [image(drawn[float(contour.ContourData[2])])]
+    made.save_as(path)
+    return path
+
+
+def image(uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", uid
+    return item
+
+
+# Slices 3 mm apart but for the two between 9 and 18 mm, which are missing or empty.
+LEFT = (0, 3, 6, 9, 18, 21, 24)
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_list_of_slices_tells_gaps_from_slices_without_contours(tmp_path, down):
+    path = foreign(tmp_path / "x.dcm", {"liver": [box(0, 0, z, 50) for z in LEFT]})
+    drawn = {float(z): f"1.2.{n + 1}" for n, z in enumerate(LEFT)}
+    beyond = ["1.2.100", "1.2.101"]
+
+    def found(images):
+        (liver,) = measure_structures(
+            read_rtstruct(listing(path, images[:: -1 if down else 1], drawn))
+        )
+        return liver.volume_ml / 2.5, " ".join(liver.status.reasons)
+
+    # Slices that lie beyond show that the list is of all: those in between are missing.
+    volume, reasons = found([*drawn.values(), *beyond])
+    assert volume == pytest.approx(27, rel=0.01)
+    assert "missing" not in reasons
+    # They are there, without contours.
+    volume, reasons = found([*list(drawn.values())[:4], *beyond, *list(drawn.values())[4:]])
+    assert volume == pytest.approx(21, rel=0.01)
+    # A list of slices with contours alone leaves it open, and so does no list: that is said.
+    for images in (list(drawn.values()), []):
+        volume, reasons = found(images)
+        assert volume == pytest.approx(21, rel=0.01)
+        assert "missing or empty is not known without --ct" in reasons
+
+
 def test_points_and_open_contours_enclose_nothing(tmp_path):
     rois = {"Marker": [[1.0, 2.0, 3.0]], "liver": [box(0, 0, z, 50) for z in SLICES]}
     path = foreign(tmp_path / "x.dcm", rois, {"Marker": "POINT"})

@@ -156,6 +156,12 @@ def test_reports_of_all_outputs_take_the_slices_true_extents(done, run):
     assert len({row["mean_hu"] for (_, ct), row in found.items() if ct}) == 1
     assert found["seg.dcm", True]["mean_hu"] > -500
     assert len({row["voxels"] for row in found.values()}) == 1
+    # An RTSTRUCT alone tells of gaps by its list of slices, and has its own fine pixels.
+    code, out, err = run("report", place / "rtstruct.dcm", "--format", "json")
+    assert code == 0, err
+    (row,) = json.loads(out)["rows"]
+    assert row["volume_ml"] == pytest.approx(true_ml(recipe, labels.values > 0), rel=0.01)
+    assert "missing" not in json.dumps(row)
     without = place / "alone" / "labels.nii.gz"
     without.parent.mkdir(exist_ok=True)
     without.write_bytes((place / "labels.nii.gz").read_bytes())

@@ -39,7 +39,7 @@ LAYERS = (
     ("dicom.choice",),
     ("dicom",),
     ("dicom.reference",),
-    ("dicom.objects", "dicom.same_voxels", "dicom.seg_grid"),
+    ("dicom.objects", "dicom.rtstruct_slices", "dicom.same_voxels", "dicom.seg_grid"),
     ("dicom.check_common", "dicom.subject"),
     ("dicom.check_rtstruct", "dicom.check_seg", "dicom.check_sr"),
     ("dicom.check",),

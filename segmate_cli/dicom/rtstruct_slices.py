@@ -1,0 +1,88 @@
+"""Where the slices lie that an RTSTRUCT was drawn on, as far as it tells.
+
+It lists the slices of its series, and each contour names its own. So contours on two slices that
+are neighbours in the list show how far these are apart: a gap in the scan can be told from slices
+on which nothing was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+Places = npt.NDArray[np.float64]
+
+_SAME_PLACE_MM = 1e-2
+# As the reader of scans: a share of the usual step by which even slices may be off, and steps from
+# one slice to the next that are a gap.
+_EVEN_SHARE = 0.1
+_GAP_STEPS = 1.75
+
+
+def listed_images(found: Dataset) -> tuple[str, ...]:
+    """The slices of the first series that an RTSTRUCT names, in its order."""
+    for frame in found.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            for series in study.get("RTReferencedSeriesSequence") or []:
+                return tuple(map(_name, series.get("ContourImageSequence") or []))
+    return ()
+
+
+def image_of(contour: Dataset) -> str:
+    """The slice that a contour was drawn on, or ""."""
+    images = contour.get("ContourImageSequence") or []
+    return _name(images[0]) if images else ""
+
+
+def uneven_places_mm(
+    listed: Sequence[str], drawn: Mapping[str, Sequence[float]], *, is_own: bool
+) -> Places | None:
+    """Where the slices lie along their normal, ascending, where they do so unevenly.
+
+    Slices without a contour are taken to lie evenly between the others.
+
+    Args:
+        listed: As ``listed_images`` gives them.
+        drawn: By slice, where its contours lie along the normal.
+        is_own: Whether segmate wrote the file, and so lists all slices of the scan. A list of
+            others tells that only where it has slices without contours.
+
+    Returns:
+        None for even slices, and where the file does not tell.
+    """
+    number = {image: n for n, image in enumerate(listed)}
+    if len(drawn) < 2 or len(number) < len(listed) or not drawn.keys() <= number.keys():
+        return None
+    if not is_own and len(drawn) == len(listed):
+        return None
+    if any(np.ptp(places) > _SAME_PLACE_MM for places in drawn.values()):
+        return None
+    order = sorted(drawn, key=lambda image: float(np.mean(drawn[image])))
+    along = np.array([np.mean(drawn[image]) for image in order])
+    at = np.array([number[image] for image in order])
+    if at[0] > at[-1]:
+        at = len(listed) - 1 - at
+    if (np.diff(at) <= 0).any() or (np.diff(along) <= _SAME_PLACE_MM).any():
+        return None
+    steps = np.diff(along) / np.diff(at)
+    usual = float(np.median(np.repeat(steps, np.diff(at))))
+    if np.abs(steps - usual).max() <= _EVEN_SHARE * usual:
+        return None
+    places = np.interp(np.arange(len(listed)), at, along)
+    places[: at[0]] = along[0] - usual * np.arange(at[0], 0, -1)
+    places[at[-1] + 1 :] = along[-1] + usual * np.arange(1, len(listed) - at[-1])
+    return np.asarray(places)
+
+
+def jumps(along_mm: npt.ArrayLike, step_mm: float) -> bool:
+    """Whether contours leave out slices: missing ones, or such as nothing was drawn on."""
+    apart = np.diff(np.unique(np.asarray(along_mm, dtype=np.float64)))
+    return bool((apart > _GAP_STEPS * step_mm).any())
+
+
+def _name(image: Dataset) -> str:
+    frame = image.get("ReferencedFrameNumber")
+    return str(image.ReferencedSOPInstanceUID) + ("" if frame is None else f" {frame}")
