@@ -14,6 +14,12 @@ from conftest import ball_scan, write_bundle
 from dicom_maker import PATIENT, Recipe, make_series
 
 from segmate_cli import cli, files
+from segmate_cli.batch import work
+from segmate_cli.batch.cases import Case
+from segmate_cli.batch.jobs import Job
+from segmate_cli.batch.records import Record
+from segmate_cli.batch.settings import Settings
+from segmate_cli.errors import ChangedError
 
 CT = Recipe(shape=(12, 24, 24))
 
@@ -365,6 +371,32 @@ def test_stdin_and_lines_and_json(batch, scans, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in told.splitlines()]
     assert lines[0]["state"] == "done"
     assert "1 done" in lines[-1]["message"]
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_record(tmp_path, monkeypatch):
+    scan = ball_scan(tmp_path / "a.nii.gz")
+
+    def segment(job, *args):
+        with scan.open("ab") as file:  # its copying has not ended
+            file.write(b"more")
+        return Record(case="a", state="done", exit_code=0, path="a", config_sha256="c")
+
+    monkeypatch.setattr(work, "segment_case", segment)
+    job = Job(Case("a", str(scan)), str(tmp_path / "out"), "c")
+    with pytest.raises(ChangedError, match="still being copied"):
+        work.run_case(job, Settings(), None)
+    assert list((tmp_path / "out" / "a").iterdir()) == []
+
+
+def test_parquet_has_the_cohort(batch, scans, tmp_path):
+    pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
+    from pyarrow import parquet
+
+    code, _, _ = batch(scans / "one.nii.gz", "-o", tmp_path / "out", "--parquet")
+    assert code == 0
+    rows = parquet.read_table(tmp_path / "out" / "cohort.parquet").to_pylist()
+    assert [row["case"] for row in rows] == ["one"]
+    assert rows[0]["volume_ml"] > 1
 
 
 def test_the_help_names_the_options():

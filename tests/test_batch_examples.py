@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,9 +84,58 @@ def test_the_snakefile(scans, tmp_path):
     assert cases(out) == ["b0", "b1", "b2", "bad"]
 
 
+def readme():
+    return (ROOT / "README.md").read_text().partition("## In a hospital batch job")[2]
+
+
+def test_the_line_for_cron(scans, tmp_path):
+    (line,) = re.findall(r"^15 2 \* \* \* (.+)$", readme(), re.M)
+    out = tmp_path / "out"
+    line = line.replace("/data/ct", str(scans)).replace("/data/results", str(out))
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["env", "-i", f"PATH={path}", f"HOME={tmp_path}", "SHELL=/bin/sh", "/bin/sh", "-c", line],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd="/",
+    )
+    # What cron mails: one line, and the table's name.
+    assert done.returncode == 9
+    assert done.stderr == (
+        "segmate: 4 cases: 3 done, 0 known from before, 3 of these to be reviewed, "
+        "1 failed (1 input).\n"
+    )
+    assert done.stdout == f"{out / 'cohort.csv'}\n"
+
+
+def test_the_systemd_unit(tmp_path):
+    unit = (EXAMPLES / "segmate-inbox.service").read_text()
+    (line,) = re.findall("^ExecStart=(.+)$", unit, re.M)
+    (tmp_path / "inbox").mkdir()
+    words = line.replace("/data/", f"{tmp_path}/").split()
+    assert words[0] == "/opt/segmate/bin/segmate"
+    process = subprocess.Popen([sys.executable, "-m", "segmate_cli", *words[1:]], cwd=ROOT)
+    end = time.monotonic() + 60
+    while not (tmp_path / "results" / "events.jsonl").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.terminate()
+    (kept,) = re.findall("^SuccessExitStatus=(.+)$", unit, re.M)
+    assert process.wait(15) == int(kept) == 143
+    if shutil.which("systemd-analyze"):
+        told = subprocess.run(
+            ["systemd-analyze", "verify", str(EXAMPLES / "segmate-inbox.service")],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
+        assert [line for line in told.splitlines() if "not executable" not in line] == []
+
+
 def test_the_pipeline_of_the_readme(scans, tmp_path):
-    _, _, rest = (ROOT / "README.md").read_text().partition("## In a hospital batch job")
-    line = rest.partition("```bash\n")[2].partition("```")[0]
+    line = readme().partition("```bash\n")[2].partition("```")[0]
     (scans / "bad.nii.gz").unlink()
     out = tmp_path / "out"
     line = line.replace("/data/ct", str(scans)).replace("/data/results", str(out))
