@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
 
 import pytest
 import stub_worker
+from conftest import ROOT
 
 from segmate_cli.batch import records
 from segmate_cli.batch.cases import Case
@@ -131,6 +133,24 @@ def test_workers_that_do_not_come_to_life_end_the_batch(batch, monkeypatch, know
     assert type(caught.value) is error
     code = ExitCode.BATCH_SOME_FAILED if known else ExitCode.BATCH_NONE_SUCCEEDED
     assert caught.value.exit_code == code
+
+
+def documented():
+    """Names that docs/operations.md gives of each event."""
+    table = (ROOT / "docs" / "operations.md").read_text().partition("## Events")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.M)
+    return {name: set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", text))) for name, text in rows}
+
+
+def test_events_have_what_the_docs_say(batch):
+    batch.run("good", "first-oom.1", "input.1")
+    lines = (batch.out / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert {each["event"] for each in events} == {
+        *("case_started", "case_done", "case_retried", "case_failed"),
+    }
+    for event in events:
+        assert event.keys() - {"time", "run", "event"} == documented()[event["event"]]
 
 
 def later(seconds, call):
