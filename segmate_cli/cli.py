@@ -147,7 +147,7 @@ def _batch(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         help="folders of NIfTI, DICOM, .zip, .tar; files; .csv manifests; - is stdin",
     )
     add.add_argument("-o", "--output", required=True, help="folder for results and state")
-    add.add_argument("--format", type=_words, default=("nifti",), help="nifti,seg,sr,rtstruct")
+    add.add_argument("--format", type=_words, default=("nifti",), help="nifti,seg,sr,rtstruct,html")
     add.add_argument("--report", action="store_true", help="report.json for each case")
     add.add_argument("--parquet", action="store_true", help="cohort.parquet (needs [parquet])")
     add.add_argument("--jobs", type=_at_least_one, default=1, help="worker processes")

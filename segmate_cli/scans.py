@@ -219,12 +219,13 @@ def load_with_ct(
 def open_with_ct(
     path: Path,
     table: str | Path | None = None,
-    ct: str | Path | None = None,
+    ct: str | Path | Scan | None = None,
     series: str | None = None,
 ) -> tuple[LabelMap, Scan | None]:
     """As ``load_with_ct``, on the scan's grid, slice by slice as far as that is possible.
 
-    Labels of uneven slices, or stored in another order than the scan, are read at once.
+    Labels of uneven slices, or stored in another order than the scan, are read at once. A scan that
+    has been found before is taken as it is.
 
     Raises:
         GeometryError: The label map's voxels are not the scan's.
@@ -243,7 +244,7 @@ def open_with_ct(
 
 
 def _slices_and_ct(
-    labels: LabelMap, ct: str | Path | None, series: str | None
+    labels: LabelMap, ct: str | Path | Scan | None, series: str | None
 ) -> tuple[tuple[Geometry | None, Geometry | None], Scan | None]:
     """Where a label map's slices lie, as its sidecar and its scan know it, and the scan."""
     source: Source | None = labels.source
@@ -252,7 +253,10 @@ def _slices_and_ct(
         origin = sidecar.origin_of(source.path)
         source = origin.source if origin else None
     named = source.series_uid if isinstance(source, DicomSource) else None
-    scan = find_scan(Path(ct), series=series, prefer=named) if ct else None
+    if isinstance(ct, Scan):
+        scan: Scan | None = ct
+    else:
+        scan = find_scan(Path(ct), series=series, prefer=named) if ct else None
     return (origin.slices if origin else None, scan.geometry if scan else None), scan
 
 

@@ -8,6 +8,8 @@ import pytest
 from cohort_maker import odd_cases, write_cohort
 from test_look_page import look_in_browser, needs_chromium, parse
 
+from segmate_cli.batch import records
+
 
 @pytest.fixture
 def page(tmp_path, run):
@@ -40,6 +42,31 @@ def test_it_says_what_to_review_and_what_has_drifted(page):
     assert len(re.findall(r"Liver, ml: median [\d.]+, was [\d.]+", words)) == 1
     assert text.count('class="out"') == 2
     assert text.count("<svg") == 6
+
+
+def test_it_leads_to_the_pages_that_a_batch_wrote(tmp_path, run, tiny_bundle):
+    from conftest import ball_scan
+
+    out = tmp_path / "out"
+    for name in ("one", "two"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        ball_scan(tmp_path / "in" / f"{name}.nii.gz", size=16 if name == "one" else 20)
+    command = ("batch", tmp_path / "in", "-o", out, "--format", "html", "--model", tiny_bundle)
+    assert run(*command)[0] == 0
+    page = (out / "one" / "report.html").read_text(encoding="utf-8")
+    assert "one" in page
+    assert "yes, voxel by voxel" in page
+    assert '<image href="data:image/jpeg' in page
+    record = records.read(out / "one")
+    assert "report.html" in record.outputs
+    # A page that is lost is made again, as all outputs are.
+    (out / "two" / "report.html").unlink()
+    assert run(*command)[0] == 0
+    assert (out / "two" / "report.html").is_file()
+    lost = record.model_copy(update={"state": "review", "message": "look at it."})
+    records.write(out / "one", lost)
+    assert run("cohort", out, "-o", out / "cohort.html")[0] == 0
+    assert 'href="one/report.html"' in (out / "cohort.html").read_text(encoding="utf-8")
 
 
 @needs_chromium

@@ -58,6 +58,10 @@ def _check(args: Namespace) -> None:
     for kind in ("seg", "rtstruct"):
         if kind in parse_formats(args.format):
             scans.check_writer(kind)
+    if "html" in parse_formats(args.format):
+        from segmate_cli.look.tiles import check_libraries
+
+        check_libraries()
 
 
 @contextmanager

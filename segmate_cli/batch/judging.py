@@ -9,7 +9,14 @@ import numpy as np
 from segmate_cli import files, memory, pipeline, scans, sidecar
 from segmate_cli.batch import records
 from segmate_cli.batch.jobs import Job
-from segmate_cli.batch.making import outcome, predict_options, read_back, write_report, write_sr
+from segmate_cli.batch.making import (
+    outcome,
+    predict_options,
+    read_back,
+    write_page,
+    write_report,
+    write_sr,
+)
 from segmate_cli.batch.peak import peak_bytes
 from segmate_cli.batch.records import Record
 from segmate_cli.batch.settings import Settings
@@ -57,6 +64,7 @@ def judge_again(
         return None
     _tell_sidecar(job, measured)
     write_report(job, settings, measured)
+    write_page(job, settings, scan)
     if "sr.dcm" in own.outputs:
         write_sr(job, settings, measured.stats)
     return own.model_copy(

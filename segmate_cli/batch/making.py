@@ -144,6 +144,7 @@ def _write(
         if {"seg", "rtstruct"} & set(settings.formats):
             notes += _write_dicom(job, settings, scan, labels, measured.stats)
         write_report(job, settings, measured)
+        write_page(job, settings, scan)
     return measured, notes
 
 
@@ -162,6 +163,26 @@ def write_report(job: Job, settings: Settings, measured: Measured) -> None:
     if settings.report:
         table = report.rows(job.case.case_id, measured.stats, measured.verdict)
         files.write_text(job.folder / "report.json", report.render(table, "json"))
+
+
+def write_page(job: Job, settings: Settings, scan: Scan) -> None:
+    """Write ``report.html`` of what lies in a case's folder, where it is asked for.
+
+    Raises:
+        InputError: The scan cannot be read again.
+        OutputError: The page cannot be written.
+    """
+    if "html" in settings.formats:
+        from segmate_cli.look.content import Source, gather
+        from segmate_cli.look.page import render_page
+
+        source = Source(
+            labels=job.folder / "labels.nii.gz",
+            ct=Path(job.case.path),
+            scan=scan,
+            rules=predict_options(settings).rules,
+        )
+        files.write_text(job.folder / "report.html", render_page(gather(source)))
 
 
 def _write_dicom(

@@ -22,7 +22,10 @@ STATE_FOLDER = ".segmate"
 LOCK_NAME = ".lock"
 # Beside the record of a case that a watch has set aside.
 NOTE = "failure.txt"
-OUTPUTS = ("labels.nii.gz", "labels.json", "seg.dcm", "sr.dcm", "rtstruct.dcm", "report.json")
+OUTPUTS = (
+    *("labels.nii.gz", "labels.json", "seg.dcm", "sr.dcm", "rtstruct.dcm", "report.json"),
+    "report.html",
+)
 
 
 def printable(text: str) -> str:

@@ -15,9 +15,9 @@ from segmate_cli.doubt.gates_file import parse_gates
 from segmate_cli.engines import EngineChoice
 from segmate_cli.errors import UsageError
 
-OutputFormat = Literal["nifti", "seg", "sr", "rtstruct"]
+OutputFormat = Literal["nifti", "seg", "sr", "rtstruct", "html"]
 GATES = "gates"
-FORMATS: tuple[OutputFormat, ...] = ("nifti", "seg", "sr", "rtstruct")
+FORMATS: tuple[OutputFormat, ...] = ("nifti", "seg", "sr", "rtstruct", "html")
 # What a manifest may say of a single case, beside its path, id and series.
 CASE_OPTIONS = ("organs", "assume_ras", "check_hu")
 

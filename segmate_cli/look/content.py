@@ -35,6 +35,7 @@ class Source:
         table: What its values mean; None for what it says itself.
         ct: The scan, for HU and pictures; None for outlines alone.
         series: Which series of ``ct``, where there are several.
+        scan: What lies at ``ct``, where that has been found before.
         organs: Names or aliases; None for all.
         rules: The gates; None for the built-in ones, unless the sidecar says that none held.
         solid: Whether a small volume is wanted, too, for a viewer.
@@ -44,6 +45,7 @@ class Source:
     table: str | None = None
     ct: Path | None = None
     series: str | None = None
+    scan: Scan | None = None
     organs: tuple[str, ...] | None = None
     rules: tuple[Rule, ...] | None = None
     solid: bool = False
@@ -131,7 +133,7 @@ def gather(source: Source) -> Content:
 
 def look_at(source: Source) -> tuple[LabelMap, Whereabouts]:
     """A label map alone, and where its organs lie; errors as ``gather``."""
-    labels, _ = _open(replace(source, ct=None))
+    labels, _ = _open(replace(source, ct=None, scan=None))
     return labels, locate(labels, None, _wanted(source, labels))
 
 
@@ -150,7 +152,8 @@ def _open(source: Source) -> tuple[LabelMap, Scan | None]:
                 f"{source.labels}: pages and pictures are made of label maps; give the .nii.gz or "
                 "DICOM SEG of the same run."
             )
-    return scans.open_with_ct(source.labels, source.table, source.ct, source.series)
+    scan = source.scan or source.ct
+    return scans.open_with_ct(source.labels, source.table, scan, source.series)
 
 
 def _hashed(scan: Scan, digest: Any) -> Scan:
