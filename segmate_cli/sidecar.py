@@ -113,13 +113,11 @@ class Origin:
     Attributes:
         model: Name, version and weights_sha256.
         source: The DICOM series that was segmented, without its files; None for NIfTI.
-        made_at: (date, time) in UTC, as DICOM writes them.
         slices: Where the scan's slices lie, for a label map on an even grid over uneven ones.
     """
 
     model: dict[str, str]
     source: DicomSource | None
-    made_at: tuple[str, str]
     slices: Geometry | None = None
 
 
@@ -130,10 +128,7 @@ def origin_of(labels_path: Path) -> Origin | None:
         return None
     try:
         model = {key: str(content["model"][key]) for key in ("name", "version", "weights_sha256")}
-        made = datetime.datetime.fromisoformat(content["created"])
-        source = _series_in(content["input"])
-        stamp = (made.strftime("%Y%m%d"), made.strftime("%H%M%S"))
-        return Origin(model, source, stamp, _slices_in(content["input"]))
+        return Origin(model, _series_in(content["input"]), _slices_in(content["input"]))
     except (ValueError, LookupError, TypeError, GeometryError):
         return None
 

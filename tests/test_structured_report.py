@@ -133,6 +133,16 @@ def test_the_same_input_gives_the_same_bytes(run, tmp_path, saved):
     assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
 
 
+def test_another_run_with_the_same_labels_gives_the_same_report(run, tmp_path, saved):
+    as_sr(run, tmp_path, tmp_path / "labels.nii.gz", name="a.dcm")
+    # As an hour later, on a machine that took longer.
+    told = json.loads((tmp_path / "labels.json").read_text())
+    told |= {"created": "2031-05-06T07:08:09+00:00", "seconds": {"network": 99.0}}
+    (tmp_path / "labels.json").write_text(json.dumps(told))
+    as_sr(run, tmp_path, tmp_path / "labels.nii.gz", name="b.dcm")
+    assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
+
+
 def test_dciodvfy_says_only_that_nobody_is_named(run, tmp_path, saved):
     as_sr(run, tmp_path, tmp_path / "labels.nii.gz", "--ct", tmp_path / "dicom")
     assert complaints(tmp_path / "sr.dcm") == []

@@ -132,7 +132,8 @@ def of_series(
         evidence=_slices(classes, source.study_uid or "", source.series_uid),
         series_uid=source.series_uid,
         shared={},
-        made_at=origin.made_at,
+        # The sidecar's own time would make another report of the same labels.
+        made_at=NO_DATE,
         segments={},
         model=model,
         uid_root=uid_root,
