@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate, get_frame
 
 ENHANCED = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY = "1.2.840.10008.5.1.4.1.1.2.2"
-_RAW = (maker.IMPLICIT, maker.EXPLICIT)
+_RAW = (maker.IMPLICIT, maker.EXPLICIT, maker.DEFLATED)
 
 
 def make_enhanced(path: Path, recipe: Recipe, sop_class: str = ENHANCED) -> Made:

@@ -25,7 +25,7 @@ from segmate_cli.dicom.check import check_file
 from segmate_cli.errors import GeometryError, InputError, NotHounsfieldError, UnreadableError
 
 SYNTAXES = [
-    *(maker.IMPLICIT, maker.EXPLICIT, maker.RLE),
+    *(maker.IMPLICIT, maker.EXPLICIT, maker.DEFLATED, maker.RLE),
     *(maker.JPEG_LS, maker.JPEG_2000_LOSSLESS, maker.JPEG_LOSSLESS_SV1),
 ]
 SMALL = Recipe(shape=(6, 70, 66), slope=[1.0, 2.0, 1.0, 0.5, 1.0, 2.0], intercept=-1000.0)
@@ -54,6 +54,36 @@ def test_a_file_alone_and_in_archives_is_the_same(tmp_path: Path) -> None:
         archive.add(tmp_path / "one.dcm", "one.dcm")
     for name in ("a.zip", "a.tar.gz"):
         assert_equals(load(tmp_path / name), made)
+
+
+def test_a_deflated_file_is_inflated_to_a_file_that_vanishes(tmp_path, monkeypatch) -> None:
+    # As with thousands: what frames say of themselves is more than what is inflated of a header.
+    monkeypatch.setattr("segmate_cli.dicom.header._MAX_INFLATED_HEADER_BYTES", 1 << 14)
+    recipe = Recipe(shape=(60, 4, 5), syntax=maker.DEFLATED)
+    made = make_enhanced(tmp_path / "one.dcm", recipe)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "one.dcm", "one.dcm")
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    for name in ("one.dcm", "a.zip"):
+        assert_equals(load(tmp_path / name), made)
+    assert not list(place.iterdir())
+    (series,) = find_series(tmp_path / "one.dcm").series
+    assert series.transfer_syntaxes == (maker.DEFLATED,)
+
+
+def test_a_deflated_bomb_is_refused(tmp_path, monkeypatch) -> None:
+    made = make_enhanced(tmp_path / "one.dcm", Recipe(shape=(8, 64, 64), syntax=maker.DEFLATED))
+    change(tmp_path / "one.dcm", lambda data: setattr(data, "PixelData", bytes(8 * 64 * 64 * 2)))
+    assert load(tmp_path).hu.shape == made.hu.shape  # small ones pass
+    monkeypatch.setattr("segmate_cli.dicom.archives.RATIO_MATTERS_BYTES", 1000)
+    monkeypatch.setattr("segmate_cli.dicom.archives.MAX_RATIO", 5)
+    assert "times its size, as no CT does" in refusal(tmp_path, (InputError, UnreadableError))
+    monkeypatch.undo()
+    content = (tmp_path / "one.dcm").read_bytes()
+    (tmp_path / "one.dcm").write_bytes(content[: len(content) * 2 // 3])
+    assert "one.dcm" in refusal(tmp_path, (InputError, UnreadableError))
 
 
 def test_a_copy_of_the_file_is_read_once(tmp_path: Path) -> None:
@@ -118,10 +148,10 @@ def test_a_rescale_that_is_no_number_is_refused(tmp_path: Path) -> None:
 def test_mutated_files_end_in_one_clear_error_or_are_read(tmp_path: Path) -> None:
     random_ = random.Random(11)
     outcomes = set()
-    for syntax in (maker.EXPLICIT, maker.IMPLICIT):
+    for syntax in (maker.EXPLICIT, maker.IMPLICIT, maker.DEFLATED):
         make_enhanced(tmp_path / "one.dcm", Recipe(shape=(3, 8, 8), syntax=syntax))
         content = (tmp_path / "one.dcm").read_bytes()
-        for _ in range(60):
+        for _ in range(40):
             (tmp_path / "one.dcm").write_bytes(mutated(content, random_))
             outcomes.add(outcome(lambda: load(tmp_path)))
     assert len(outcomes) > 1

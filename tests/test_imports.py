@@ -32,7 +32,7 @@ LAYERS = (
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("between", "inputs"),
-    ("segmenter",),
+    ("segmenter", "dicom.inflate"),
     ("dicom.multiframe", "dicom.stack", "pipeline"),
     ("dicom.series",),
     ("dicom.finding", "dicom.pixels", "dicom.scoring"),

@@ -41,6 +41,7 @@ MALFORMED = (
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _DICM_AT = 128
+_FUNCTIONAL_GROUPS = 0x52000000
 _MAX_INFLATED_BYTES = 256 << 20
 _MAX_INFLATED_HEADER_BYTES = 1 << 20
 
@@ -335,7 +336,9 @@ def parse(stream: BinaryIO, size: int) -> Parsed:
         one of MALFORMED: the stream is no DICOM file, or damaged.
     """
     walker, meta, syntax = _data_set(stream, size, _MAX_INFLATED_HEADER_BYTES)
-    return Parsed(walker.collect(_WANTED, PIXEL_DATA & 0xFFFF0000), meta, syntax)
+    # A deflated file is inflated no further than to what its frames say, each for itself.
+    end = PIXEL_DATA & 0xFFFF0000 if syntax != DEFLATED else _FUNCTIONAL_GROUPS
+    return Parsed(walker.collect(_WANTED, end), meta, syntax)
 
 
 def raw_attributes(stream: BinaryIO, size: int, tags: frozenset[int]) -> dict[int, bytes]:
@@ -389,18 +392,22 @@ def pixel_place(stream: BinaryIO, size: int) -> tuple[int, int | None]:
     return walker.pixel_place()
 
 
+def file_meta(stream: BinaryIO, size: int) -> dict[int, bytes]:
+    """Values of the file meta group, if there is one; the stream then stands behind it."""
+    start = stream.read(_DICM_AT + 4)
+    marked = start[_DICM_AT:] == b"DICM"
+    stream.seek(_DICM_AT + 4 if marked else 0)
+    if not marked and start[:2] != b"\x02\x00":
+        return {}
+    walker = ElementWalker(stream, size, explicit=True)
+    return walker.collect(frozenset(_META_TAGS.values()), 0x00030000)
+
+
 def _data_set(
     stream: BinaryIO, size: int, most: int
 ) -> tuple[ElementWalker, dict[int, bytes], str]:
     """(walker at the first element of the data set, file meta group, transfer syntax)."""
-    start = stream.read(_DICM_AT + 4)
-    marked = start[_DICM_AT:] == b"DICM"
-    stream.seek(_DICM_AT + 4 if marked else 0)
-    meta: dict[int, bytes] = {}
-    if marked or start[:2] == b"\x02\x00":
-        meta = ElementWalker(stream, size, explicit=True).collect(
-            frozenset(_META_TAGS.values()), 0x00030000
-        )
+    meta = file_meta(stream, size)
     syntax = meta.get(_META_TAGS["TransferSyntaxUID"], b"").decode("latin-1").strip("\0 ")
     if syntax == DEFLATED:
         # With a bound: a megabyte of these can hold a gigabyte.

@@ -12,7 +12,8 @@ import threading
 from dataclasses import replace
 from typing import BinaryIO, cast
 
-from segmate_cli.dicom.decode import DEFLATED
+from segmate_cli.dicom import archives
+from segmate_cli.dicom.decode import DEFLATED, DecoderError
 from segmate_cli.dicom.files import FileStore
 from segmate_cli.dicom.header import (
     MALFORMED,
@@ -26,11 +27,15 @@ from segmate_cli.dicom.header import (
     pixel_place,
     read_header,
 )
+from segmate_cli.dicom.inflate import inflated
 
 ENHANCED_CLASSES = frozenset(("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"))
 # As many as slices of a long scan in several phases; each takes some microseconds and a kilobyte.
 MAX_FRAMES = 20_000
+# What a deflated file may need for what it says of itself, and of each frame.
+_HEADER_BYTES, _FRAME_BYTES = 1 << 20, 1 << 13
 _SHARED, _EACH = 0x52009229, 0x52009230
+_BOTH = frozenset((_SHARED, _EACH))
 _GROUPS = frozenset(
     (
         0x00189301,  # CTXRayDetails
@@ -68,12 +73,12 @@ def read_headers(store: FileStore, name: str) -> tuple[Header | Rejected, ...]:
     header = read_header(store, name)
     if isinstance(header, Rejected) or header.sop_class_uid not in ENHANCED_CLASSES:
         return (header,)
-    if header.syntax_uid == DEFLATED:
-        return (Rejected(name, "a deflated multi-frame file, which is not read", is_dicom=True),)
     if not 1 <= header.frames <= MAX_FRAMES:
         return (Rejected(name, f"{header.frames} frames, which no CT has", is_dicom=True),)
     try:
-        frames = _frames_of(store, name)
+        frames = _frames_of(store, name, header)
+    except DecoderError as error:
+        return (Rejected(name, str(error), is_dicom=True),)
     except MALFORMED:
         return (Rejected(name, "damaged: its frames cannot be parsed", is_dicom=True),)
     if len(frames) != header.frames:
@@ -84,18 +89,20 @@ def read_headers(store: FileStore, name: str) -> tuple[Header | Rejected, ...]:
     )
 
 
-def _frames_of(store: FileStore, name: str) -> list[Parsed]:
+def _frames_of(store: FileStore, name: str, header: Header) -> list[Parsed]:
     """The attributes of each frame: its own, those that all share, and the file's.
 
     Raises:
-        one of MALFORMED: They cannot be parsed.
+        DecoderError, one of MALFORMED: They cannot be parsed.
     """
     size = store.size(name)
     with store.open(name) as stream:
         whole = parse(stream, size)
     with store.open(name) as stream:
-        both = frozenset((_SHARED, _EACH))
-        found = item_attributes(stream, size, both, _GROUPS, _WANTED, MAX_FRAMES)
+        if header.syntax_uid == DEFLATED:
+            stream, size = inflated(stream, size, _HEADER_BYTES + header.frames * _FRAME_BYTES)
+        with stream:
+            found = item_attributes(stream, size, _BOTH, _GROUPS, _WANTED, MAX_FRAMES)
     common = {tag: value for tag, value in whole.data.items() if tag not in _PLACING}
     for shared in found.get(_SHARED, [])[:1]:
         common.update(_renamed(shared))
@@ -117,20 +124,29 @@ def _renamed(values: dict[int, bytes]) -> dict[int, bytes]:
 class FrameFile:
     """The pixels of a multi-frame file, a frame at a time; may be called from several threads.
 
-    A member of an archive is copied to a temporary file: frames come in the order of their places,
-    and an archive can only be read from its beginning.
+    A member of an archive is copied to a temporary file, and a deflated file inflated to one:
+    frames come in the order of their places, and both can only be read from their beginning.
+
+    Args:
+        store: Where the file is.
+        header: Of one of its frames.
 
     Raises:
-        one of MALFORMED: it has no pixels; a temporary file cannot be written.
+        DecoderError, one of MALFORMED: it has no pixels, or inflates to more than a CT; a temporary
+            file cannot be written.
     """
 
-    def __init__(self, store: FileStore, name: str) -> None:
+    def __init__(self, store: FileStore, header: Header) -> None:
         self._lock = threading.Lock()
-        self._stream = store.open(name)
-        if not _can_jump(self._stream):
+        self._stream = store.open(header.file)
+        size = store.size(header.file)
+        if header.syntax_uid == DEFLATED:
+            with self._stream as packed:
+                self._stream, size = inflated(packed, size, archives.MAX_FILE_BYTES)
+        elif not _can_jump(self._stream):
             self._stream = _copied(self._stream)
         try:
-            self._start, self._length = pixel_place(self._stream, store.size(name))
+            self._start, self._length = pixel_place(self._stream, size)
         except MALFORMED:
             self._stream.close()
             raise

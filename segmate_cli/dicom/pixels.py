@@ -166,7 +166,7 @@ class _SliceReader:
             return pixel_data(BytesIO(content), len(content))
         with self._lock:
             if header.file not in self._frames:
-                opened = FrameFile(self._store, header.file)
+                opened = FrameFile(self._store, header)
                 self._stack.callback(opened.close)
                 self._frames[header.file] = opened
         of_file = self._frames[header.file]
