@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,8 @@ from segmate_cli.organs import ORGANS, foreign_organ
 Floats = npt.NDArray[np.float64]
 Measure = Literal["volume_ml", "mean_hu"]
 MEASURES: tuple[Measure, ...] = ("volume_ml", "mean_hu")
+GroupBy = Literal["month", "scanner"]
+GROUPS: tuple[GroupBy, ...] = ("month", "scanner")
 
 OUTLIER_Z = 3.5
 # With fewer cases a median and its spread say little.
@@ -107,6 +109,21 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Trend:
+    """One measure of one organ in a part of the cohort, and how that differs from all the rest.
+
+    Attributes:
+        by: What the cohort is parted by.
+        group: The part: a month, YYYY-MM, or a scanner.
+        part: Its distribution; ``drift`` is against the cases of all other groups.
+    """
+
+    by: GroupBy
+    group: str
+    part: Distribution
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A case that somebody should look at, and why, one phrase each; the gravest cases first."""
 
@@ -125,6 +142,8 @@ class Cohort:
         causes: Failures by cause.
         distributions: By organ and measure.
         review: What to look at.
+        groups: By case: its month and its scanner, as far as they are known.
+        trends: By month and scanner.
     """
 
     cases: int
@@ -132,6 +151,8 @@ class Cohort:
     causes: Mapping[str, int]
     distributions: tuple[Distribution, ...]
     review: tuple[Entry, ...]
+    groups: Mapping[str, Mapping[GroupBy, str]] = field(default_factory=dict)
+    trends: tuple[Trend, ...] = ()
 
     @property
     def alarms(self) -> tuple[Distribution, ...]:
@@ -152,11 +173,14 @@ def summarise(records: Iterable[Record], reference: Iterable[Record] | None = No
     distributions = [each for each in distributions if each.values or each.measure == "volume_ml"]
     if reference is not None:
         distributions = _with_drift(distributions, _by_organ(reference))
+    groups = {each.case: groups_of(each.scanner) for each in found}
     return Cohort(
         cases=len(found),
         states=_counted(each.state for each in found),
         causes=_counted(each.cause for each in found if each.state == "failed"),
         distributions=tuple(distributions),
+        groups=groups,
+        trends=tuple(_trends(distributions, groups)),
         review=tuple(_review(found, distributions)),
     )
 
@@ -214,8 +238,6 @@ def _middle_and_spread(scaled: Floats, measure: Measure) -> tuple[float, float]:
 def _with_drift(
     distributions: Sequence[Distribution], reference: dict[str, list[dict[str, Any]]]
 ) -> list[Distribution]:
-    from dataclasses import replace
-
     before = {
         (each.organ, each.measure): _distribution(each.organ, each.measure, reference[each.organ])
         for each in distributions
@@ -225,6 +247,39 @@ def _with_drift(
     return [
         replace(each, drift=_drift(each, before.get((each.organ, each.measure)), tests))
         for each in distributions
+    ]
+
+
+def groups_of(scanner: Mapping[str, str]) -> dict[GroupBy, str]:
+    """The groups that a case belongs to, by what made its scan; empty where nobody knows."""
+    found: dict[GroupBy, str] = {}
+    if scanner.get("month"):
+        found["month"] = scanner["month"]
+    maker = " ".join(filter(None, (scanner.get("manufacturer"), scanner.get("model"))))
+    kernel = f"kernel {scanner['kernel']}" if scanner.get("kernel") else ""
+    name = ", ".join(filter(None, (maker, kernel)))
+    return {**found, "scanner": name} if name else found
+
+
+def _trends(
+    distributions: Sequence[Distribution], groups: Mapping[str, Mapping[GroupBy, str]]
+) -> list[Trend]:
+    """Each month and each scanner, against all others."""
+    parts: list[tuple[GroupBy, str, Distribution, Distribution]] = []
+    for by in GROUPS:
+        group_of = {case: known[by] for case, known in groups.items() if by in known}
+        for name in sorted(set(group_of.values())):
+            for each in distributions:
+                known = [value for value in each.values if value.case in group_of]
+                mine = tuple(value for value in known if group_of[value.case] == name)
+                rest = tuple(value for value in known if group_of[value.case] != name)
+                if mine:
+                    part = replace(each, values=mine, drift=None)
+                    parts.append((by, name, part, replace(each, values=rest, drift=None)))
+    tests = sum(min(len(part.values), len(rest.values)) >= LEAST_CASES for *_, part, rest in parts)
+    return [
+        Trend(by, name, replace(part, drift=_drift(part, rest, tests)))
+        for by, name, part, rest in parts
     ]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from segmate_cli.cohort import Cohort, Distribution
+from segmate_cli.cohort import GROUPS, Cohort, Distribution, Trend
 from segmate_cli.report import ReportFormat, align, rounded, separated
 
 SCHEMA = "segmate-cohort"
 SCHEMA_VERSION = 1
-COLUMNS = ("case", "organ", "measure", "value", "z", "is_outlier")
+COLUMNS = ("case", "organ", "measure", "value", "z", "is_outlier", "month", "scanner")
 
 
 def render_cohort(cohort: Cohort, style: ReportFormat) -> str:
@@ -31,6 +31,7 @@ def render_cohort(cohort: Cohort, style: ReportFormat) -> str:
             "states": dict(cohort.states),
             "failures": dict(cohort.causes),
             "organs": [_summary(each) for each in cohort.distributions],
+            "trends": [_trend(each) for each in cohort.trends],
             "review": [
                 {"case": each.case, "reasons": list(each.reasons)} for each in cohort.review
             ],
@@ -48,14 +49,43 @@ def _rows(cohort: Cohort) -> list[dict[str, Any]]:
             "value": rounded(value.value, 3),
             "z": rounded(value.z, 3),
             "is_outlier": value.is_outlier,
+            **{by: cohort.groups.get(value.case, {}).get(by) for by in GROUPS},
         }
         for each in cohort.distributions
         for value in each.values
     ]
 
 
-def _summary(each: Distribution) -> dict[str, Any]:
+def _trend(each: Trend) -> dict[str, Any]:
+    part = each.part
+    return {
+        "by": each.by,
+        "group": each.group,
+        "organ": part.organ,
+        "measure": part.measure,
+        "cases": len(part.values),
+        **{
+            name: rounded(part.quantile(share), 3)
+            for name, share in (("q1", 0.25), ("median", 0.5), ("q3", 0.75))
+        },
+        "against_others": _drift(part),
+    }
+
+
+def _drift(each: Distribution) -> dict[str, Any] | None:
     drift = each.drift
+    if drift is None:
+        return None
+    return {
+        "shift": round(drift.shift, 3),
+        "p": drift.p,
+        "reference_cases": drift.reference_cases,
+        "reference_median": rounded(drift.reference_median, 3),
+        "alarm": drift.alarm,
+    }
+
+
+def _summary(each: Distribution) -> dict[str, Any]:
     return {
         "organ": each.organ,
         "measure": each.measure,
@@ -74,14 +104,7 @@ def _summary(each: Distribution) -> dict[str, Any]:
             {"case": value.case, "value": rounded(value.value, 3), "z": rounded(value.z, 2)}
             for value in each.outliers
         ],
-        "drift": drift
-        and {
-            "shift": round(drift.shift, 3),
-            "p": drift.p,
-            "reference_cases": drift.reference_cases,
-            "reference_median": rounded(drift.reference_median, 3),
-            "alarm": drift.alarm,
-        },
+        "drift": _drift(each),
     }
 
 
@@ -99,11 +122,24 @@ def _table(cohort: Cohort) -> str:
             line.append(drift_text(each))
         lines.append(line)
     text += align(lines)
+    if odd := [trend_text(each) for each in cohort.trends if each.part.drift]:
+        odd = [text for text in odd if text]
+        text += "\nunlike the rest:\n" + "".join(f"{each}\n" for each in odd) if odd else ""
     if cohort.review:
         text += "\nto review:\n" + align(
             [["case", "why"], *([each.case, "; ".join(each.reasons)] for each in cohort.review)]
         )
     return text
+
+
+def trend_text(each: Trend) -> str:
+    """What an alarm says of a month or a scanner; empty without one."""
+    drift, part = each.part.drift, each.part
+    if drift is None or not drift.alarm:
+        return ""
+    unit = "ml" if part.measure == "volume_ml" else "HU"
+    words = f"{part.title}, {unit}: median {part.quantile(0.5):.1f}, elsewhere"
+    return f"{each.group}: {words} {drift.reference_median:.1f} ({drift_text(part)[7:]})"
 
 
 def drift_text(each: Distribution) -> str:

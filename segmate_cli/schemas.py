@@ -188,6 +188,22 @@ class CohortOrgan(_Part):
     drift: CohortDrift | None
 
 
+class CohortTrend(_Part):
+    """One measure of one organ in a month, or of a scanner."""
+
+    by: Literal["month", "scanner"]
+    group: Annotated[str, Field(description="YYYY-MM; or manufacturer, model and kernel")]
+    organ: str
+    measure: Literal["volume_ml", "mean_hu"]
+    cases: int
+    q1: float | None
+    median: float | None
+    q3: float | None
+    against_others: Annotated[
+        CohortDrift | None, Field(description="all other groups as the reference; null: too few")
+    ]
+
+
 class CohortEntry(_Part):
     """A case to review."""
 
@@ -206,6 +222,7 @@ class CohortSummary(_Part):
     states: Annotated[dict[str, int], Field(description="cases by state")]
     failures: Annotated[dict[str, int], Field(description="failed cases by cause")]
     organs: list[CohortOrgan]
+    trends: Annotated[list[CohortTrend], Field(description="by month and scanner, where known")]
     review: Annotated[list[CohortEntry], Field(description="the gravest first")]
 
 

@@ -5,6 +5,7 @@ Nothing in it names a patient: of DICOM input it holds UIDs, of the path only wh
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -212,6 +213,7 @@ def _describe(source: Source | None, geometry: Geometry, digest: str | None) -> 
             "frame_of_reference_uid": source.frame_of_reference_uid,
             "sop_class_uid": source.sop_class_uid,
             "sop_instance_uids": list(source.sop_instance_uids),
+            "scanner": dataclasses.asdict(source.scanner),
         }
     return described
 

@@ -44,6 +44,15 @@ class Label(_Part):
     code: Annotated[Code | None, Field(description="null: of an organ that segmate does not know")]
 
 
+class Origin(_Part):
+    """What made a series, and when; "" where it does not say."""
+
+    manufacturer: str
+    model: str
+    kernel: str
+    month: Annotated[str, Field(pattern=r"^(\d{4}-\d{2})?$", description="YYYY-MM, no day")]
+
+
 class Series(_Part):
     """The DICOM series that was segmented."""
 
@@ -52,6 +61,7 @@ class Series(_Part):
     frame_of_reference_uid: str
     sop_class_uid: str
     sop_instance_uids: Annotated[list[str], Field(description="one a slice, in the order of k")]
+    scanner: Origin | None = None
 
 
 class SidecarInput(_Part):

@@ -38,6 +38,23 @@ class NiftiSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Scanner:
+    """What made a series, and in which month; "" where it does not say. No day, and no place.
+
+    Attributes:
+        manufacturer: Manufacturer.
+        model: ManufacturerModelName.
+        kernel: ConvolutionKernel.
+        month: YYYY-MM of the acquisition.
+    """
+
+    manufacturer: str = ""
+    model: str = ""
+    kernel: str = ""
+    month: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DicomSource:
     """Where a DICOM series came from, without anything that names a patient.
 
@@ -51,6 +68,7 @@ class DicomSource:
         files: Name of each slice's file inside ``path``, in the same order.
         description: SeriesDescription, or "".
         frames: Number of each slice in its multi-frame file, from 1, or None; empty where not told.
+        scanner: What made it.
     """
 
     path: Place
@@ -62,6 +80,7 @@ class DicomSource:
     files: tuple[str, ...]
     description: str = ""
     frames: tuple[int | None, ...] = ()
+    scanner: Scanner = Scanner()
 
 
 Source = NiftiSource | DicomSource

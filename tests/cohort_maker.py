@@ -23,10 +23,10 @@ def record(case: str, rows: list[dict[str, Any]], **more: Any) -> Record:
     return Record(**{**plain, "case": case, "organs": tuple(rows), **more})
 
 
-def write_cohort(
-    out: Path, count: int = 40, scale: float = 1.0, seed: int = 0, **changes: Record
-) -> Path:
-    """A batch's output; ``changes`` replace or add cases by name."""
+def make_cohort(
+    count: int = 40, scale: float = 1.0, seed: int = 0, **changes: Record
+) -> list[Record]:
+    """Records of a batch; ``changes`` replace or add cases by name."""
     rng = np.random.default_rng(seed)
     made = {}
     for n in range(count):
@@ -38,11 +38,33 @@ def write_cohort(
             for (organ, (ml, hu)), (a, b) in zip(MEANS.items(), deviates, strict=True)
         ]
         made[case] = record(case, rows)
-    for case, each in {**made, **changes}.items():
-        folder = out / case
+    return list({**made, **changes}.values())
+
+
+def write_cohort(out: Path, *args: Any, **kwargs: Any) -> Path:
+    """As a batch's output."""
+    return write_records(out, make_cohort(*args, **kwargs))
+
+
+def write_records(out: Path, made: list[Record]) -> Path:
+    """A batch's output of these records."""
+    for each in made:
+        folder = out / each.case
         folder.mkdir(parents=True)
         records.write(folder, each)
     return out
+
+
+def of_scanners(count: int = 48, scale: float = 1.0) -> list[Record]:
+    """Of two scanners, over four months; volumes of the second scanner are scaled."""
+    makers = ({"manufacturer": "ACME", "model": "One"}, {"manufacturer": "Other", "kernel": "B30f"})
+    plain, scaled = make_cohort(count), make_cohort(count, scale)
+    return [
+        (plain, scaled)[n % 2][n].model_copy(
+            update={"scanner": {**makers[n % 2], "month": f"2025-0{1 + n // 2 % 4}"}}
+        )
+        for n in range(count)
+    ]
 
 
 def odd_cases() -> dict[str, Record]:

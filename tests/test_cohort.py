@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cohort_maker import odd_cases, record, row, write_cohort
+from cohort_maker import make_cohort, odd_cases, of_scanners, record, row, write_cohort
 
 from segmate_cli.batch import records
-from segmate_cli.cohort import kolmogorov_smirnov_p, robust_z, summarise
+from segmate_cli.cohort import groups_of, kolmogorov_smirnov_p, robust_z, summarise
 
 
 @pytest.fixture
-def cohort(tmp_path):
-    return summarise(records.all_records(write_cohort(tmp_path / "out", **odd_cases())))
+def cohort():
+    return summarise(make_cohort(**odd_cases()))
 
 
 def of(cohort, organ, measure="volume_ml"):
@@ -74,13 +74,12 @@ def test_few_cases_have_no_outliers():
     assert cohort.review == ()
 
 
-def test_no_drift_between_two_draws_of_the_same(tmp_path):
+def test_no_drift_between_two_draws_of_the_same():
     """At p < 0.01 for all six tests together, one in a hundred seeds may alarm; 20 do not."""
     alarms = 0
-    old = list(records.all_records(write_cohort(tmp_path / "old", 60)))
+    old = make_cohort(60)
     for seed in range(1, 21):
-        new = records.all_records(write_cohort(tmp_path / f"new{seed}", 40, seed=seed))
-        alarms += len(summarise(new, old).alarms)
+        alarms += len(summarise(make_cohort(40, seed=seed), old).alarms)
     assert alarms <= 1
 
 
@@ -103,3 +102,40 @@ def test_the_p_value_is_scipys():
         exact = ks_2samp(one, other).pvalue
         assert kolmogorov_smirnov_p(one, other) == pytest.approx(exact, rel=0.35, abs=2e-3)
     assert kolmogorov_smirnov_p(np.arange(9.0), np.arange(9.0)) == 1.0
+
+
+def test_groups_are_named_by_what_is_known():
+    assert groups_of({}) == {}
+    assert groups_of({"manufacturer": "", "model": "", "kernel": "", "month": ""}) == {}
+    whole = {"manufacturer": "ACME", "model": "One", "kernel": "B30f", "month": "2025-03"}
+    assert groups_of(whole) == {"month": "2025-03", "scanner": "ACME One, kernel B30f"}
+    assert groups_of({"kernel": "B30f"}) == {"scanner": "kernel B30f"}
+
+
+def test_a_scanner_that_differs_is_told_from_the_others():
+    cohort = summarise(of_scanners(scale=1.35))
+    odd = [each for each in cohort.trends if each.part.drift.alarm]
+    assert {each.by for each in odd} == {"scanner"}
+    assert {each.part.measure for each in odd} == {"volume_ml"}
+    assert {each.part.organ for each in odd} == {"liver", "spleen", "kidney_left"}
+    other = next(each for each in odd if each.group.startswith("Other"))
+    assert other.part.drift.shift > 1
+    assert other.part.drift.reference_cases == 24
+
+
+def test_months_and_scanners_that_are_alike_raise_no_alarm():
+    cohort = summarise(of_scanners())
+    assert len(cohort.trends) == (2 + 4) * 6
+    assert not any(each.part.drift.alarm for each in cohort.trends)
+    months = [each.group for each in cohort.trends if each.by == "month"]
+    assert sorted(set(months)) == ["2025-01", "2025-02", "2025-03", "2025-04"]
+
+
+def test_a_scan_of_nobody_knows_what_is_in_no_group():
+    plain = [each.model_copy(update={"case": f"plain {each.case}"}) for each in make_cohort(20)]
+    cohort = summarise([*of_scanners(), *plain])
+    assert len(of(cohort, "liver").values) == 68
+    for each in cohort.trends:
+        assert len(each.part.values) == (24 if each.by == "scanner" else 12)
+        assert each.part.drift.reference_cases == 48 - len(each.part.values)
+    assert summarise(plain).trends == ()

@@ -7,7 +7,7 @@ import io
 import json
 
 import pytest
-from cohort_maker import odd_cases, write_cohort
+from cohort_maker import odd_cases, of_scanners, write_cohort, write_records
 
 from segmate_cli.cohort_report import COLUMNS
 
@@ -44,6 +44,19 @@ def test_json(out, run, tmp_path):
     assert liver["q1"] < liver["median"] < liver["q3"]
     assert liver["drift"] is None
     assert found["review"][0]["case"] == "broken"
+
+
+def test_scanners_and_months(tmp_path, run):
+    out = write_records(tmp_path / "out", of_scanners(scale=1.35))
+    _, text, _ = run("cohort", out)
+    assert text.count("ACME One: ") == 3
+    assert "Other, kernel B30f: Liver, ml: median " in text
+    found = json.loads(run("cohort", out, "--format", "json")[1])
+    trends = [each for each in found["trends"] if each["group"] == "ACME One"]
+    assert [each["against_others"]["alarm"] for each in trends] == [True, False] * 3
+    rows = list(csv.DictReader(io.StringIO(run("cohort", out, "--format", "csv")[1])))
+    assert {row["month"] for row in rows} == {f"2025-0{n}" for n in (1, 2, 3, 4)}
+    assert {row["scanner"] for row in rows} == {"ACME One", "Other, kernel B30f"}
 
 
 def test_drift_against_a_reference(out, run, tmp_path):

@@ -29,7 +29,7 @@ from segmate_cli.errors import (
     UnreadableError,
     UsageError,
 )
-from segmate_cli.volume import DicomSource, Volume
+from segmate_cli.volume import DicomSource, Scanner, Volume
 
 SCANS = Path(__file__).parent.parent.parent / "shared" / "ct" / "scans"
 needs_scans = pytest.mark.skipif(
@@ -893,3 +893,24 @@ def test_the_real_zip_of_two_series_asks_and_names_the_file_that_is_no_dicom() -
     message = refusal(SCANS / "petct_two_series_dicom.zip", AmbiguousSeriesError)
     assert message.count("4.25 x 0.98 x 0.98") == 2
     assert "not DICOM: 2.00 PET-CT SERIES - Subj1" in message
+
+
+@pytest.mark.parametrize(
+    ("tags", "month"),
+    [
+        ({"AcquisitionDate": "20240229", "SeriesDate": "20230101"}, "2024-02"),
+        ({"AcquisitionDateTime": "20231231235959.1"}, "2023-12"),
+        ({"SeriesDate": "20230101"}, "2023-01"),
+        ({"AcquisitionDate": "20241301"}, ""),
+        ({}, ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
+def test_the_scanner_and_the_month_are_known_and_no_day(
+    tmp_path: Path, tags: dict[str, str], month: str
+) -> None:
+    more = {"Manufacturer": "ACME", "ManufacturerModelName": "One", "ConvolutionKernel": "B30f"}
+    make_series(tmp_path, Recipe(shape=(3, 4, 4), tags={**more, **tags}))
+    source = load(tmp_path).source
+    assert isinstance(source, DicomSource)
+    assert source.scanner == Scanner("ACME", "One", "B30f", month)

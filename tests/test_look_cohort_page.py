@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from cohort_maker import odd_cases, write_cohort
+from cohort_maker import odd_cases, of_scanners, write_cohort, write_records
 from test_look_page import look_in_browser, needs_chromium, parse
 
 from segmate_cli.batch import records
@@ -13,7 +13,7 @@ from segmate_cli.batch import records
 
 @pytest.fixture
 def page(tmp_path, run):
-    out = write_cohort(tmp_path / "out", **odd_cases())
+    out = write_records(tmp_path / "out", [*odd_cases().values(), *of_scanners(40, 1.35)])
     (out / "huge" / "report.html").write_text("<!DOCTYPE html>")
     old = write_cohort(tmp_path / "old", 50, scale=0.75, seed=9)
     target = tmp_path / "pages" / "cohort.html"
@@ -41,6 +41,9 @@ def test_it_says_what_to_review_and_what_has_drifted(page):
     assert "liver: 9000.0 ml" in words
     assert len(re.findall(r"Liver, ml: median [\d.]+, was [\d.]+", words)) == 1
     assert text.count('class="out"') == 2
+    assert "By month" in words
+    assert "By scanner" in words
+    assert re.search(r"Other, kernel B30f: Spleen, ml: median [\d.]+, elsewhere [\d.]+", words)
     assert text.count("<svg") == 6
 
 

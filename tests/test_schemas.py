@@ -7,7 +7,7 @@ import json
 
 import jsonschema
 import pytest
-from cohort_maker import odd_cases, write_cohort
+from cohort_maker import odd_cases, of_scanners, write_cohort, write_records
 from conftest import ROOT
 from look_maker import write_case
 from test_comparison_report import two  # noqa: F401  (a fixture)
@@ -133,6 +133,10 @@ def test_a_cohort_fits(tmp_path, run):
     out = write_cohort(tmp_path / "out", **odd_cases())
     other = write_cohort(tmp_path / "old", 30, seed=3)
     check("cohort", json.loads(run("cohort", out, "--format", "json")[1]))
+    scanners = write_records(tmp_path / "scanners", of_scanners())
+    content = json.loads(run("cohort", scanners, "--format", "json")[1])
+    assert content["trends"]
+    check("cohort", content)
     drifted = json.loads(run("cohort", out, "--reference", other, "--format", "json")[1])
     assert drifted["organs"][0]["drift"]
     check("cohort", drifted)

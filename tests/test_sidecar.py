@@ -134,6 +134,7 @@ def test_of_dicom_it_keeps_uids_and_nothing_that_names_the_patient(tmp_path):
         "frame_of_reference_uid": None,
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
         "sop_instance_uids": ["1.2.3.4.1", "1.2.3.4.2"],
+        "scanner": {"manufacturer": "", "model": "", "kernel": "", "month": ""},
     }
     assert "DOE" not in (tmp_path / "labels.json").read_text()
 

@@ -83,6 +83,9 @@ def segment_case(
         batch_size=labels.run["options"]["batch_size"],
         finished=records.now(),
         segmate_version=__version__,
+        scanner=(
+            dataclasses.asdict(scan.source.scanner) if isinstance(scan.source, DicomSource) else {}
+        ),
         **outcome(job, measured, notes),
     )
 

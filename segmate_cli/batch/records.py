@@ -92,6 +92,7 @@ class Record(_Part):
         batch_size: Slices a batch.
         finished: When, UTC.
         segmate_version: What made it.
+        scanner: What made a DICOM series: manufacturer, model, kernel; and the month, YYYY-MM.
         taken_from: The case whose outputs were taken over, since the content was the same.
     """
 
@@ -119,6 +120,7 @@ class Record(_Part):
     batch_size: int | None = None
     finished: str = ""
     segmate_version: str = ""
+    scanner: dict[str, str] = Field(default_factory=dict)
     taken_from: str | None = None
 
     @property

@@ -62,10 +62,14 @@ TAGS = {
     "ImageType": 0x00080008,
     "SOPClassUID": 0x00080016,
     "SOPInstanceUID": 0x00080018,
+    "SeriesDate": 0x00080021,
+    "AcquisitionDate": 0x00080022,
     "AcquisitionDateTime": 0x0008002A,
     "AcquisitionTime": 0x00080032,
     "Modality": 0x00080060,
+    "Manufacturer": 0x00080070,
     "SeriesDescription": 0x0008103E,
+    "ManufacturerModelName": 0x00081090,
     "ContrastBolusAgent": 0x00180010,
     "BodyPartExamined": 0x00180015,
     "SliceThickness": 0x00180050,
@@ -89,6 +93,8 @@ TAGS = {
     "ModalityLUTSequence": 0x00283000,
     **_BINARY,
 }
+# When a series was acquired: the first of these that it has.
+_DATES = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
 # Only to mask them; see `Parsed.text`.
 _NAMING = {
     "PatientName": 0x00100010,
@@ -190,6 +196,9 @@ class Header:
     acquisition: Acquisition = Acquisition()
     image_type: tuple[str, ...] = ()
     kernel: str = ""
+    manufacturer: str = ""
+    model: str = ""
+    date: str = ""
     body_part: str = ""
     contrast: bool = False
     thickness_mm: float | None = None
@@ -447,6 +456,9 @@ def header_of(data: Parsed, file: str) -> Header:
         ),
         image_type=tuple(data.text("ImageType").upper().split("\\")),
         kernel=data.text("ConvolutionKernel"),
+        manufacturer=data.text("Manufacturer"),
+        model=data.text("ManufacturerModelName"),
+        date=next(filter(None, map(data.text, _DATES)), ""),
         body_part=data.text("BodyPartExamined"),
         contrast=bool(data.text("ContrastBolusAgent")),
         thickness_mm=(data.numbers("SliceThickness", 1) or (None,))[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from segmate_cli.errors import (
     NotHounsfieldError,
     UnreadableError,
 )
-from segmate_cli.volume import DicomSource, Hounsfield, Scan
+from segmate_cli.volume import DicomSource, Hounsfield, Scan, Scanner
 
 # Air at the lower end of the 12-bit CT scale. Padding lies outside of the reconstruction circle,
 # where air would be; any value far below it (-2000, -3024) would bend resampling at its border.
@@ -290,6 +291,18 @@ def _source(path: Place, series: SeriesInfo) -> DicomSource:
         files=series.files,
         frames=tuple(header.frame for header in series.slices),
         description=series.description,
+        scanner=scanner_of(series.slices[0]),
+    )
+
+
+def scanner_of(header: Header) -> Scanner:
+    """What made a slice, and in which month; a date that is none has no month."""
+    date = re.match(r"(\d{4})(0[1-9]|1[0-2])", header.date)
+    return Scanner(
+        manufacturer=header.manufacturer,
+        model=header.model,
+        kernel=header.kernel,
+        month=f"{date[1]}-{date[2]}" if date else "",
     )
 
 

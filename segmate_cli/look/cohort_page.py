@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from segmate_cli.cohort import OUTLIER_Z, Cohort, Distribution, Entry, Value
-from segmate_cli.cohort_report import drift_text
+from segmate_cli.cohort import (
+    GROUPS,
+    OUTLIER_Z,
+    Cohort,
+    Distribution,
+    Entry,
+    GroupBy,
+    Trend,
+    Value,
+)
+from segmate_cli.cohort_report import drift_text, trend_text
 from segmate_cli.look import templates
 from segmate_cli.look.charts import Tick, round_numbers
 
@@ -50,6 +59,8 @@ def render_cohort_page(cohort: Cohort, out: Path, page: Path, reference: Path | 
         "review_count": len(cohort.review),
         "outlier_z": OUTLIER_Z,
         "organs": _organs(cohort, links),
+        "trends": [_trend_table(cohort, by) for by in GROUPS if _has_groups(cohort, by)],
+        "odd_groups": [text for each in cohort.trends if (text := trend_text(each))],
     }
     return templates.render("cohort.html.j2", page=content)
 
@@ -84,6 +95,40 @@ def _tiles(cohort: Cohort) -> list[dict[str, Any]]:
         for cause, count in sorted(cohort.causes.items())
     ]
     return tiles
+
+
+def _has_groups(cohort: Cohort, by: GroupBy) -> bool:
+    return any(each.by == by for each in cohort.trends)
+
+
+def _trend_table(cohort: Cohort, by: GroupBy) -> dict[str, Any]:
+    """Rows of groups, columns of organs: medians, and how they differ from the rest."""
+    mine = [each for each in cohort.trends if each.by == by]
+    columns = list(dict.fromkeys((each.part.organ, each.part.measure) for each in mine))
+    titles = {each.part.organ: each.part.title for each in mine}
+    cells = {(each.group, each.part.organ, each.part.measure): each for each in mine}
+    return {
+        "by": by,
+        "columns": [f"{titles[organ]}, {_UNITS[measure]}" for organ, measure in columns],
+        "rows": [
+            {
+                "group": group,
+                "cases": sum(known.get(by) == group for known in cohort.groups.values()),
+                "cells": [_cell(cells.get((group, *column))) for column in columns],
+            }
+            for group in dict.fromkeys(each.group for each in mine)
+        ],
+    }
+
+
+def _cell(each: Trend | None) -> dict[str, str]:
+    if each is None:
+        return {"text": "\u2013", "level": ""}
+    drift = each.part.drift
+    alarm = drift is not None and drift.alarm
+    shift = f" ({drift.shift:+.1f} SD)".replace("-", "\u2212") if drift and alarm else ""
+    text = f"{each.part.quantile(0.5) or 0.0:.0f}".replace("-", "\u2212")
+    return {"text": f"{text}{shift}", "level": "review" if alarm else ""}
 
 
 def _alarm(each: Distribution) -> str:
