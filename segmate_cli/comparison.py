@@ -7,7 +7,7 @@ follow-up scan, volumes alone are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from segmate_cli.measurement import OrganStats, Tally
 from segmate_cli.organs import Organ
 from segmate_cli.scans import load_labels, open_with_ct
 from segmate_cli.volume import LabelMap, Labels
+from segmate_cli.volume_change import Interval, change_interval, intervals_of
 
 # Directions in which so much of a difference lies are named: two thirds.
 _MOSTLY = 2 / 3
@@ -56,6 +57,7 @@ class OrganChange:
         became: What voxels of the first alone are in the second: organ's key or ``background``
             and share, the largest first, those over 5 %.
         came_from: What voxels of the second alone are in the first.
+        change_interval_ml: Between what the change lies, where both volumes have intervals.
     """
 
     case: str
@@ -72,6 +74,7 @@ class OrganChange:
     where: tuple[str, ...] = ()
     became: tuple[tuple[str, float], ...] = ()
     came_from: tuple[tuple[str, float], ...] = ()
+    change_interval_ml: Interval | None = None
 
     @property
     def change_ml(self) -> float | None:
@@ -85,6 +88,14 @@ class OrganChange:
         """The change relative to the first volume."""
         change = self.change_ml
         return None if change is None or not self.volume_a_ml else 100 * change / self.volume_a_ml
+
+    @property
+    def beyond_interval(self) -> bool | None:
+        """Whether the change is one, by its interval; None where there is none."""
+        if self.change_interval_ml is None:
+            return None
+        low, high = self.change_interval_ml
+        return low > 0 or high < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +137,33 @@ def compare_case(
     if turned is None:
         stats = [_stats(labels, organs) for labels in (first, second)]
         changes = [_apart(pair.case, organ, *stats) for organ in organs]
-        return CaseChange(pair.case, False, None, tuple(changes))
+        return CaseChange(pair.case, False, None, _with_intervals(pair, changes))
     counts = _count(first, turned)
     by_key = [
         {row.organ.key: row for row in tally.measured(each.organs, _own(each, organs), ()).stats}
         for tally, each in counts.tallies
     ]
     changes = [_together(pair.case, organ, by_key, counts) for organ in organs]
-    return CaseChange(pair.case, True, counts.changed_share, tuple(changes))
+    return CaseChange(pair.case, True, counts.changed_share, _with_intervals(pair, changes))
+
+
+def _with_intervals(pair: CasePair, changes: Sequence[OrganChange]) -> tuple[OrganChange, ...]:
+    """Changes with their intervals, where both sidecars have those of the volumes."""
+    first, second = intervals_of(pair.prediction), intervals_of(pair.reference)
+    return tuple(
+        replace(
+            each,
+            change_interval_ml=change_interval(
+                each.volume_a_ml, first[each.organ], each.volume_b_ml, second[each.organ]
+            ),
+        )
+        if each.organ in first.keys() & second.keys()
+        and each.volume_a_ml is not None
+        and each.volume_b_ml is not None
+        and not each.is_lower_bound
+        else each
+        for each in changes
+    )
 
 
 def _organs(first: LabelMap, second: LabelMap, wanted: Sequence[str] | None) -> list[Organ]:

@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 COLUMNS = (
     *("case", "organ", "volume_a_ml", "volume_b_ml", "change_ml", "change_percent"),
     *("is_lower_bound", "dice", "only_a_ml", "only_b_ml", "moved_mm", "where", "became"),
-    *("came_from", "status_a", "status_b"),
+    *("came_from", "status_a", "status_b", "change_low_ml", "change_high_ml"),
 )
 _UNKNOWN = "-"
 
@@ -53,6 +53,7 @@ def render_comparison(cases: Sequence[CaseChange], style: ReportFormat) -> str:
 
 
 def _row(change: OrganChange) -> dict[str, Any]:
+    low, high = change.change_interval_ml or (None, None)
     return {
         "case": change.case,
         "organ": change.organ,
@@ -70,6 +71,8 @@ def _row(change: OrganChange) -> dict[str, Any]:
         "came_from": {name: round(share, 4) for name, share in change.came_from},
         "status_a": change.status_a,
         "status_b": change.status_b,
+        "change_low_ml": rounded(low, 3),
+        "change_high_ml": rounded(high, 3),
     }
 
 
@@ -87,15 +90,20 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
 def _one(case: CaseChange) -> str:
     header = ["organ", "a, ml", "b, ml", "change, ml", "change, %"]
     voxels = ["dice", "only a, ml", "only b, ml", "moved, mm", "mostly", "was or is now"]
+    known = any(each.change_interval_ml for each in case.organs)
+    header += ["between, ml"] if known else []
     lines = [header + voxels if case.same_voxels else header]
     for each in case.organs:
         line = [each.organ, _volume(each.volume_a_ml), _volume(each.volume_b_ml)]
         line += [_signed(each.change_ml), _signed(each.change_percent)]
+        line += [_between(each)] if known else []
         if case.same_voxels:
             line += [_number(each.dice, 3), _number(each.only_a_ml), _number(each.only_b_ml)]
             line += [_number(each.moved_mm), " ".join(each.where) or _UNKNOWN, _others(each)]
         lines.append(line)
     text = align(lines)
+    if known:
+        text += "\n*: 0 lies outside of what the change lies between, so that there is one.\n"
     bounds = [each.organ for each in case.organs if each.is_lower_bound]
     if bounds:
         text += (
@@ -107,6 +115,14 @@ def _one(case: CaseChange) -> str:
     return text + (f"\n{100 * share:.3g} % of the labelled voxels differ.\n" if share else "\n")
 
 
+def _between(change: OrganChange) -> str:
+    """The interval; a star where it leaves out 0, so that there is a change."""
+    if change.change_interval_ml is None:
+        return _UNKNOWN
+    low, high = change.change_interval_ml
+    return f"{low:+.1f} to {high:+.1f}{' *' if change.beyond_interval else ''}"
+
+
 def _others(change: OrganChange) -> str:
     """What an organ was exchanged with, background aside."""
     names = [name for name, _ in (*change.became, *change.came_from) if name != "background"]
@@ -115,13 +131,16 @@ def _others(change: OrganChange) -> str:
 
 def _many(cases: Sequence[CaseChange], changes: Sequence[OrganChange]) -> str:
     header = ["organ", "cases", "dice", "worst", "in case", "change, %", "largest", "in case"]
-    lines = [[*header, "found in a alone", "in b alone"]]
+    header += ["found in a alone", "in b alone"]
+    known = any(change.change_interval_ml for change in changes)
+    lines = [[*header, "beyond interval"] if known else header]
     for each in _summaries(changes):
         line = [each["organ"], str(each["cases"]), _number(each["mean_dice"], 3)]
         line += [_number(each["worst_dice"], 3), each["worst_dice_case"] or _UNKNOWN]
         line += [_signed(each["median_change_percent"]), _signed(each["largest_change_percent"])]
         line += [each["largest_change_case"] or _UNKNOWN]
         line += [str(each["found_in_a_alone"]), str(each["found_in_b_alone"])]
+        line += [f"{each['beyond_interval']} of {each['with_interval']}"] if known else []
         lines.append(line)
     apart = [case.case for case in cases if not case.same_voxels]
     text = align(lines)
@@ -147,6 +166,7 @@ def _summary(key: str, mine: Sequence[OrganChange]) -> dict[str, Any]:
     ]
     worst = min(dices, default=(None, None))
     largest = max(known, key=lambda each: abs(each[0]), default=(None, None))
+    beyond = [each.beyond_interval for each in mine if each.beyond_interval is not None]
     found = [(each.volume_a_ml is not None, each.volume_b_ml is not None) for each in mine]
     return {
         "organ": key,
@@ -161,6 +181,8 @@ def _summary(key: str, mine: Sequence[OrganChange]) -> dict[str, Any]:
         "largest_change_case": largest[1],
         "found_in_a_alone": found.count((True, False)),
         "found_in_b_alone": found.count((False, True)),
+        "with_interval": len(beyond),
+        "beyond_interval": sum(beyond),
     }
 
 

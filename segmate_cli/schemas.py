@@ -121,6 +121,11 @@ class ComparisonRow(_Part):
     came_from: Annotated[dict[str, _Share], Field(description="what B's voxels are in A")]
     status_a: Annotated[StatusKind | None, Field(description="in A; null: A has none such")]
     status_b: Annotated[StatusKind | None, Field(description="in B")]
+    change_low_ml: Annotated[
+        float | None,
+        Field(description="lower end of the change's interval; of runs with --uncertainty"),
+    ]
+    change_high_ml: Annotated[float | None, Field(description="its upper end")]
 
 
 class ComparedOrgan(_Part):
@@ -136,6 +141,8 @@ class ComparedOrgan(_Part):
     largest_change_case: str | None
     found_in_a_alone: int
     found_in_b_alone: int
+    with_interval: Annotated[int, Field(description="cases whose change has an interval")]
+    beyond_interval: Annotated[int, Field(description="of these, those that 0 lies outside of")]
 
 
 class Comparison(_Part):

@@ -75,6 +75,7 @@ LAYERS = (
     ("batch.rounds", "batch.dry_run", "batch.dask_task"),
     ("batch.inbox", "batch.dask_crew"),
     ("batch.command",),
+    ("volume_change",),
     ("score_report", "comparison", "cohort"),
     ("comparison_report", "cohort_report"),
     ("look.cohort_page",),
