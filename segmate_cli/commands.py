@@ -12,11 +12,12 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segmate_cli import __version__, console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
 from segmate_cli.outputs import deliver, format_of
+from segmate_cli.starting import Loading, engine_options, start_loading_of
 
 if TYPE_CHECKING:
     from segmate_cli.dicom import SeriesInfo
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 def predict(args: Namespace) -> ExitCode:
     """``segmate predict``."""
-    from segmate_cli import files, scans
-    from segmate_cli.gating import gate_exit
-
     path = _place(args.scan)
+    # First of all: the network loads while the rest is imported.
+    loading = start_loading_of(args)
+    from segmate_cli import scans
+    from segmate_cli.gating import gate_exit
 
     def find() -> Scan:
         _spare_pydicom(path)
@@ -40,14 +42,14 @@ def predict(args: Namespace) -> ExitCode:
 
     files.ensure_temporary_folder(Path(args.output[0]).parent)
     if args.all_series:
-        return _predict_each(args, path)
+        return _predict_each(args, path, loading)
     outputs = [Path(name) for name in args.output]
     _check_outputs(args, outputs, path)
-    word = _predict_one(args, _set_up(args, outputs, find), outputs, find)
+    word = _predict_one(args, _set_up(args, loading, outputs, find), outputs, find)
     return gate_exit(args, [word])
 
 
-def _predict_each(args: Namespace, path: Place) -> ExitCode:
+def _predict_each(args: Namespace, path: Place, loading: Loading) -> ExitCode:
     """``segmate predict --all-series``."""
     from segmate_cli import dicom
     from segmate_cli.every_series import find_each, in_turn, output_of
@@ -63,7 +65,7 @@ def _predict_each(args: Namespace, path: Place) -> ExitCode:
     for names in outputs.values():
         _check_outputs(args, names, path)
     first = finding.candidates[0]
-    set_up = _set_up(args, outputs[first.number], lambda: dicom.as_scan(finding, first))
+    set_up = _set_up(args, loading, outputs[first.number], lambda: dicom.as_scan(finding, first))
     set_up.model.loaded()  # else each series would fail of what is wrong with the model
 
     words: list[str] = []
@@ -100,7 +102,9 @@ class _SetUp:
     cap: memory.Cap
 
 
-def _set_up(args: Namespace, outputs: list[Path], find: Callable[[], Scan]) -> _SetUp:
+def _set_up(
+    args: Namespace, loading: Loading, outputs: list[Path], find: Callable[[], Scan]
+) -> _SetUp:
     from segmate_cli import pipeline
     from segmate_cli.gating import rules_of
 
@@ -111,13 +115,12 @@ def _set_up(args: Namespace, outputs: list[Path], find: Callable[[], Scan]) -> _
         rules=rules_of(args),
         # The system's own folder is often small, or in memory.
         temporary_folder=None if os.environ.get("TMPDIR") else outputs[0].parent,
-        **_engine_options(args),
+        **engine_options(args),
     )
     seg = _seg_options(args, outputs)
-    cap = memory.resolve_cap(options.memory_cap_bytes)
-    model = _load_under_cap(args, options, cap, find)
+    model = loading.model(options, find)
     pipeline.select_values(model.manifest, options.organs)
-    return _SetUp(options, seg, model, cap)
+    return _SetUp(options, seg, model, loading.cap)
 
 
 def _predict_one(
@@ -166,17 +169,16 @@ def plan(args: Namespace) -> ExitCode:
     from segmate_cli import pipeline, scans
     from segmate_cli.plan import as_text
 
-    options = pipeline.PredictOptions(**_engine_options(args))
-    cap = memory.resolve_cap(options.memory_cap_bytes)
-
+    options = pipeline.PredictOptions(**engine_options(args))
     path = _place(args.scan)
+    loading = start_loading_of(args)
 
     def find() -> Scan:
         _spare_pydicom(path)
         return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
 
-    model = _load_under_cap(args, options, cap, find).loaded()
-    made = pipeline.plan_for(find(), model, options, cap)
+    model = loading.model(options, find).loaded()
+    made = pipeline.plan_for(find(), model, options, loading.cap)
     if args.format == "json":
         print(json.dumps(made.as_dict(), indent=2))
     else:
@@ -184,34 +186,6 @@ def plan(args: Namespace) -> ExitCode:
     if made.cap.warning:
         console.say(f"warning: {made.cap.warning}")
     return ExitCode.DONE
-
-
-def _engine_options(args: Namespace) -> dict[str, Any]:
-    return {
-        "engine": args.engine,
-        "device": args.device,
-        "batch_size": args.batch_size,
-        "threads": args.threads,
-        "memory_cap_bytes": memory.parse_size(args.memory_cap) if args.memory_cap else None,
-        "gpu_memory_cap_bytes": (
-            memory.parse_size(args.gpu_memory_cap) if args.gpu_memory_cap else None
-        ),
-    }
-
-
-def _load_under_cap(
-    args: Namespace, options: PredictOptions, cap: memory.Cap, find: Callable[[], Scan]
-) -> LoadedModel | LoadingModel:
-    """Start to load the model; MemoryCapError at once where the cap does not even hold that."""
-    from segmate_cli import pipeline
-    from segmate_cli.bundle import open_bundle
-    from segmate_cli.plan import fits_to_load
-
-    bundle = open_bundle(args.model)
-    if not fits_to_load(bundle, cap):
-        # This raises, and names the least cap for this scan.
-        pipeline.plan_for(find(), bundle, options, cap)
-    return pipeline.ensure_loading(bundle, options)
 
 
 def batch(args: Namespace) -> int:

@@ -133,7 +133,7 @@ class Components:
         # Both: a run goes on from the end of a row to the next, where the numbers may part ways.
         if not before.size:
             return
-        starts = np.union1d(_run_starts(before), _run_starts(after))
+        starts = np.flatnonzero(_changes(before) | _changes(after))
         pairs = zip(before.flat[starts].tolist(), after.flat[starts].tolist(), strict=True)
         for one, other in set(pairs) - {(0, 0)}:
             first, second = sorted((self._root(one), self._root(offset + other)))
@@ -172,5 +172,11 @@ def _box(planes: Uint8Array) -> tuple[slice, slice]:
 
 def _run_starts(parts: PartArray) -> npt.NDArray[np.intp]:
     """Where, along an array in its order, a number follows another; the first place, too."""
+    return np.flatnonzero(_changes(parts))
+
+
+def _changes(parts: PartArray) -> npt.NDArray[np.bool_]:
     flat = parts.reshape(-1)
-    return np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    out = np.ones(flat.size, np.bool_)
+    np.not_equal(flat[1:], flat[:-1], out=out[1:])
+    return out

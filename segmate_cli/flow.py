@@ -105,6 +105,15 @@ class Ahead(Generic[ItemT]):
             self._waiting.put(_End())
 
 
+def begin(function: Callable[[], ResultT]) -> Future[ResultT]:
+    """Start a function in a thread of its own; its error comes out with the result."""
+    pool = ThreadPoolExecutor(1, "segmate-beside")
+    try:
+        return pool.submit(function)
+    finally:
+        pool.shutdown(wait=False)
+
+
 def spread(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT], workers: int
 ) -> Iterator[ResultT]:

@@ -6,8 +6,10 @@ never a float copy of the scan and never all logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
 from segmate_cli.doubt.record import judgement_record
 from segmate_cli.doubt.rules import RULES, Rule
+from segmate_cli.doubt.scan_evidence import ScanEvidence
 from segmate_cli.doubt.survey import Survey, Surveyor, Weights
 from segmate_cli.doubt.verdict import Judgement, judge
 from segmate_cli.engines import (
@@ -28,7 +31,7 @@ from segmate_cli.engines import (
     LoadingModel,
     start_loading,
 )
-from segmate_cli.flow import Ahead, Stopwatch
+from segmate_cli.flow import Ahead, Stopwatch, begin
 from segmate_cli.geometry import Geometry
 from segmate_cli.guard import Batches, MemoryGuard, ensure_guarded
 from segmate_cli.hounsfield import check_hu
@@ -88,8 +91,8 @@ class GridLabels:
         geometry: The scan's.
         organs: Label value to organ.
         source: The scan.
-        run: How the labels were made, as the sidecar says it.
-        judgement: What the gates said of the scan and of all organs that the model knows.
+        tell: Gives ``run``.
+        judging: Gives ``judgement``.
     """
 
     on_grid: PackedPlanes
@@ -97,8 +100,18 @@ class GridLabels:
     geometry: Geometry
     organs: dict[int, Organ]
     source: Source | None
-    run: dict[str, Any]
-    judgement: Judgement
+    tell: Callable[[], dict[str, Any]]
+    judging: Future[Judgement]
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """How the labels were made, as the sidecar says it; waits until they are judged."""
+        return self.tell()
+
+    @property
+    def judgement(self) -> Judgement:
+        """What the gates said of the scan and of all organs that the model knows; waits, too."""
+        return self.judging.result()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -194,23 +207,24 @@ def segment(
     with watch.stage("clean_up"):
         clean_up(on_grid, manifest, grid.voxel_ml)
     table = manifest.organ_table()
-    with watch.stage("gates"):
-        judged = judge(
-            _survey(on_grid, grid, scan.geometry, len(table)),
-            dict(enumerate(table, 1)),
-            tap.evidence(),
-            rules_for(manifest, options.rules),
-        )
-    if len(wanted) < len(manifest.organs):
-        with watch.stage("clean_up"):
-            _drop_others(on_grid, wanted)
-    run = {
-        "pixels_sha256": tap.sha256,
-        **_run_record(network, options, plan, position, warnings),
-        "doubt": judgement_record(judged, {table[value - 1].key for value in wanted}),
-    }
+    rules = rules_for(manifest, options.rules)
+    # While the labels are written.
+    judging = begin(
+        lambda: _judge(on_grid, grid, scan.geometry, table, tap.evidence(), rules, watch)
+    )
+
+    @cache
+    def run() -> dict[str, Any]:
+        judged = judging.result()
+        return {
+            "pixels_sha256": tap.sha256,
+            **_run_record(network, options, plan, position, warnings),
+            "doubt": judgement_record(judged, {table[value - 1].key for value in wanted}),
+        }
+
     organs_of = {value: table[value - 1] for value in wanted}
-    return GridLabels(on_grid, grid, scan.geometry, organs_of, scan.source, run, judged)
+    kept = on_grid if len(wanted) == len(table) else _only(on_grid, wanted)
+    return GridLabels(kept, grid, scan.geometry, organs_of, scan.source, run, judging)
 
 
 def ensure_loading(model: Model, options: PredictOptions) -> LoadingModel | LoadedModel:
@@ -263,6 +277,20 @@ def rules_for(manifest: Manifest, rules: tuple[Rule, ...] | None) -> tuple[Rule,
     return RULES if manifest.gates == "adult_ct" else ()
 
 
+def _judge(
+    on_grid: PackedPlanes,
+    grid: ModelGrid,
+    geometry: Geometry,
+    table: Sequence[Organ],
+    scanned: ScanEvidence,
+    rules: tuple[Rule, ...],
+    watch: Stopwatch,
+) -> Judgement:
+    with watch.stage("gates"):
+        survey = _survey(on_grid, grid, geometry, len(table))
+        return judge(survey, dict(enumerate(table, 1)), scanned, rules)
+
+
 def _survey(on_grid: PackedPlanes, grid: ModelGrid, geometry: Geometry, highest: int) -> Survey:
     """Evidence about the labels at the scan's voxels, by way of the few on the model's grid."""
     packed = grid.packed_planes(on_grid)
@@ -280,12 +308,14 @@ def _slices(
     return Ahead(network_slices(tap, grid, manifest.preprocessing, watch), SLICES_AHEAD)
 
 
-def _drop_others(on_grid: PackedPlanes, wanted: Sequence[int]) -> None:
-    """Set labels of organs that were not asked for to background, in place."""
+def _only(on_grid: PackedPlanes, wanted: Sequence[int]) -> PackedPlanes:
+    """The labels less those of organs that were not asked for."""
     kept = np.zeros(256, dtype=np.uint8)
     kept[list(wanted)] = wanted
+    out = PackedPlanes(on_grid.shape)
     for n, plane in enumerate(on_grid):
-        on_grid[n] = kept[plane]
+        out[n] = kept[plane]
+    return out
 
 
 def _run_record(

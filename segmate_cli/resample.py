@@ -296,7 +296,8 @@ class ModelGrid:
         last = -1
         for source in slices[::-1] if self.descending else slices:
             if source != last:  # neighbours often repeat: the scan's slices lie closer
-                last, plane = source, labels[source].take(rows, 0).take(columns, 1)
+                # Rows last: they are copied whole.
+                last, plane = source, labels[source].take(columns, 1).take(rows, 0)
             yield plane
 
     def _planes_across(self, labels: Planes) -> Iterator[Uint8Array]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ from segmate_cli.errors import (
     EngineMissingError,
     InputError,
     MemoryCapError,
-    OutputError,
     UnreadableError,
     UsageError,
 )
@@ -334,11 +334,10 @@ def _save_dicom(labels: LabelMap, path: Path, kind: OutputKind, seg: SegOptions 
 
 def _write_sidecar(labels: LabelMap, path: Path, digest: str, seconds: dict[str, float]) -> None:
     """Write it, or take the label map back: one without the other would tell half."""
-    try:
+    with contextlib.ExitStack() as otherwise:
+        otherwise.callback(path.unlink, missing_ok=True)
         sidecar.write(labels, path, digest, seconds)
-    except OutputError:
-        path.unlink(missing_ok=True)
-        raise
+        otherwise.pop_all()
 
 
 def save_all(

@@ -80,6 +80,7 @@ LAYERS = (
     ("comparison_report", "cohort_report"),
     ("look.cohort_page",),
     ("look.command",),
+    ("starting",),
     ("commands",),
     ("cli",),
     ("__main__", "__init__"),
