@@ -27,6 +27,8 @@ PlaceArray = npt.NDArray[np.float64]
 
 # Beyond this many standard deviations a Gaussian tap is under 1e-4 of the middle one.
 _GAUSS_REACH = 4.0
+# Outputs that are summed at once. With 32 OpenBLAS takes 32 MB of address space, and longer.
+_BLOCK = 16
 # Lines of the model's slices that are taken at once for slices stored across them.
 _LINES = 16
 # What lies beside a tilted slice on the canvas: air, as scanners have it outside of the body.
@@ -35,15 +37,19 @@ _OUTSIDE_HU = -1024
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Weighted sums along one axis: output n = sum over t of weights[t, n] * input[index[t, n]].
+    """Weighted sums along one axis, each of a few neighbouring inputs.
+
+    Some outputs at a time are one small matrix product: a fifth of the time of adding up tap after
+    tap, always in the same order, and too small for OpenBLAS to take threads or memory for it.
 
     Attributes:
-        index: (taps, outputs) positions in the input, clamped to its ends.
-        weights: (taps, outputs) float32; each column sums to 1.
+        outputs: How many there are.
+        blocks: Which outputs, the inputs that they hang on, and weights (outputs, inputs) float32;
+            each output's sum to 1.
     """
 
-    index: IndexArray
-    weights: FloatArray
+    outputs: int
+    blocks: tuple[tuple[slice, slice, FloatArray], ...]
 
     @classmethod
     def fit(cls, inputs: int, outputs: int, step: float, sigma: float) -> Taps:
@@ -58,23 +64,40 @@ class Taps:
         weights /= weights.sum(axis=0)
         index = np.clip(low + offsets, 0, inputs - 1)
         keep = (weights > 1e-6).any(axis=1)
-        return cls(index[keep], weights[keep].astype(np.float32))
+        return cls._of(index[keep], weights[keep])
 
     @classmethod
     def between(cls, places: PlaceArray, outputs: int, step: float) -> Taps:
         """Linear interpolation at n * step of inputs at ascending, uneven places."""
         low, part = _between(places, np.arange(outputs, dtype=np.float64) * step)
         index = np.stack([low, np.minimum(low + 1, len(places) - 1)])
-        return cls(index, np.stack([1.0 - part, part]).astype(np.float32))
+        return cls._of(index, np.stack([1.0 - part, part]))
 
-    def apply(self, array: FloatArray) -> FloatArray:
-        """Sum along axis 0 of a 2D array; always in the same order, so bit-reproducible."""
-        out = np.zeros((self.index.shape[1], array.shape[1]), dtype=np.float32)
-        part = np.empty_like(out)  # made once: new pages for each tap would take as long as the sum
-        for index, weights in zip(self.index, self.weights, strict=True):
-            array.take(index, 0, out=part, mode="clip")
-            part *= weights[:, None]
-            out += part
+    @classmethod
+    def _of(cls, index: IndexArray, weights: PlaceArray) -> Taps:
+        """Of (taps, outputs) positions in the input and their weights."""
+        blocks = []
+        for start in range(0, index.shape[1], _BLOCK):
+            outputs = slice(start, min(start + _BLOCK, index.shape[1]))
+            own = index[:, outputs]
+            inputs = slice(int(own.min()), int(own.max()) + 1)
+            matrix = np.zeros((own.shape[1], inputs.stop - inputs.start))
+            np.add.at(matrix, (np.arange(own.shape[1]), own - inputs.start), weights[:, outputs])
+            blocks.append((outputs, inputs, matrix.astype(np.float32)))
+        return cls(index.shape[1], tuple(blocks))
+
+    def down(self, array: FloatArray) -> FloatArray:
+        """Sum along axis 0 of a 2D array."""
+        out = np.empty((self.outputs, array.shape[1]), dtype=np.float32)
+        for outputs, inputs, weights in self.blocks:
+            np.matmul(weights, array[inputs], out=out[outputs])
+        return out
+
+    def across(self, array: FloatArray) -> FloatArray:
+        """Sum along axis 1 of a 2D array."""
+        out = np.empty((array.shape[0], self.outputs), dtype=np.float32)
+        for outputs, inputs, weights in self.blocks:
+            np.matmul(array[:, inputs], weights.T, out=out[:, outputs])
         return out
 
 
@@ -333,9 +356,7 @@ class ModelGrid:
         ]
 
     def _in_plane(self, plane: FloatArray) -> FloatArray:
-        by_rows = self.rows.apply(plane)
-        turned: FloatArray = self.columns.apply(np.ascontiguousarray(by_rows.T)).T
-        return turned
+        return self.columns.across(self.rows.down(plane))
 
 
 def _kernel(offset: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.float64]:

@@ -35,21 +35,22 @@ def on_model_grid(hu: np.ndarray, grid: ModelGrid) -> np.ndarray:
 def test_taps_keep_a_constant(inputs, step, sigma):
     taps = Taps.fit(inputs, max(1, int(inputs / step)), step, sigma)
     constant = np.full((inputs, 2), 7.0, np.float32)
-    assert np.allclose(taps.apply(constant), 7.0, rtol=1e-5)
+    assert np.allclose(taps.down(constant), 7.0, rtol=1e-5)
 
 
 @given(st.integers(12, 40), st.floats(0.3, 3.0))
 def test_taps_keep_a_ramp(inputs, step):
     outputs = int((inputs - 1) / step) + 1
     ramp = np.arange(inputs, dtype=np.float32)[:, None]
-    got = Taps.fit(inputs, outputs, step, 0.0).apply(ramp)[:, 0]
+    got = Taps.fit(inputs, outputs, step, 0.0).down(ramp)[:, 0]
     assert np.allclose(got, np.arange(outputs) * step, atol=1e-4)
+    assert np.allclose(Taps.fit(inputs, outputs, step, 0.0).across(ramp.T)[0], got, atol=1e-4)
 
 
 def test_a_gaussian_keeps_its_spread():
     impulse = np.zeros((101, 1), np.float32)
     impulse[50] = 1.0
-    got = Taps.fit(101, 101, 1.0, 2.0).apply(impulse)[:, 0].astype(float)
+    got = Taps.fit(101, 101, 1.0, 2.0).down(impulse)[:, 0].astype(float)
     at = np.arange(101) - 50
     assert got.sum() == pytest.approx(1.0, abs=1e-4)
     assert (got * at * at).sum() == pytest.approx(4.0, rel=0.01)
