@@ -127,7 +127,8 @@ class Segmenter:
         numbered = zip(self.grid.order(), neighbour_stacks(slices, steps), strict=True)
         stacks = ((n, stack) for n, stack in numbered if n % self.stride == 0)
         while batch := list(itertools.islice(stacks, size)):
-            yield [number for number, _ in batch], np.stack([stack for _, stack in batch])
+            numbers, parts = zip(*batch, strict=True)
+            yield list(numbers), parts[0][None] if len(parts) == 1 else np.stack(parts)
 
     def _score(self, batch: Batch, position: SlicePosition | None) -> list[ScoredSlice]:
         numbers, stacks = batch
