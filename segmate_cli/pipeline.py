@@ -194,13 +194,7 @@ def segment(
         plan = plan_for(scan, loaded, options, cap, held)
         batches = Batches(plan.batch_size, on_watch)
         network = Segmenter(loaded, grid, batches, watch, progress, 2 if options.fast else 1)
-        position = None
-        if manifest.preprocessing.slice_position == "none":
-            on_grid = network.labels(slices)
-        else:
-            position = network.position(slices)
-            with _slices(tap, grid, manifest, watch) as again:
-                on_grid = network.labels(again, position)
+        on_grid, position = _segmented(network, tap, slices)
     grid = network.label_grid
     cap_warning = () if cap.warning is None else (cap.warning,)
     warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
@@ -275,6 +269,18 @@ def rules_for(manifest: Manifest, rules: tuple[Rule, ...] | None) -> tuple[Rule,
     if rules is not None:
         return rules
     return RULES if manifest.gates == "adult_ct" else ()
+
+
+def _segmented(
+    network: Segmenter, tap: ScanTap, slices: Ahead[FloatArray]
+) -> tuple[PackedPlanes, SlicePosition | None]:
+    """Labels, and where the organs begin and end where the network needs to know that first."""
+    manifest = network.loaded.manifest
+    if manifest.preprocessing.slice_position == "none":
+        return network.labels(slices), None
+    position = network.position(slices)
+    with _slices(tap, network.grid, manifest, network.watch) as again:
+        return network.labels(again, position), position
 
 
 def _judge(
