@@ -5,8 +5,9 @@
     python -m benchmarks --scan ct.nii.gz --shapes "" -- --fast
     python -m benchmarks --shapes 512x512x400 --totalsegmentator VENV --runs 1
 
-Every scan is a phantom of examples/, or a file of your own. Figures of one table come from one run
-on one machine; quote ratios between its rows and columns rather than single seconds.
+Every scan is a phantom of examples/, a real CT resampled to that shape ("real:512x512x400", among
+the default shapes where ../shared/ct is there), or a file of your own. Figures of one table come
+from one run on one machine; quote ratios between its rows and columns rather than single seconds.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SHAPES = {
     "512x512x531": (0.8, 0.8, 1.0),
     "512x512x1600": (0.8, 0.8, 0.4),
 }
+_REAL = "real:512x512x400"
 # "write" is the way back to the scan's grid, deflating and the disk.
 _STAGES = ("read", "hash", "resample", "network", "labels", "clean_up", "write")
 
@@ -39,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", default=",".join(SHAPES), help="columns x rows x slices, ...")
+    parser.add_argument("--shapes", help="columns x rows x slices, ... or real: before them")
     parser.add_argument("--scan", type=Path, action="append", default=[], help="measure this, too")
     parser.add_argument("--runs", type=int, default=3, help="runs a scan; the median is shown")
     parser.add_argument("--folder", type=Path, help="keep the phantoms here for the next time")
@@ -51,8 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        shapes = [shape for shape in args.shapes.split(",") if shape]
-        scans = {shape: make_scan(shape, folder) for shape in shapes}
+        shapes = default_shapes() if args.shapes is None else args.shapes.split(",")
+        scans = {shape: make_scan(shape, folder) for shape in shapes if shape}
         scans |= {path.name: path for path in args.scan}
         runs: dict[str, list[Measurement]] = {name: [] for name in scans}
         for _ in range(args.runs):  # by turns: what else the machine does meets all alike
@@ -69,14 +71,36 @@ def main() -> None:
         draw(rows, args.plot)
 
 
+def default_shapes() -> list[str]:
+    """Those of README's table, and a real CT where there is one."""
+    from benchmarks import real
+
+    return [*SHAPES, *([_REAL] if real.source() else [])]
+
+
 def make_scan(shape: str, folder: Path) -> Path:
-    """The phantom at this size, made once."""
+    """The phantom, or the real CT, at this size, made once."""
+    if shape.startswith("real:"):
+        return make_real(shape.removeprefix("real:"), folder)
     path = folder / f"phantom_{shape}.nii.gz"
     if not path.exists():
         spacing = SHAPES.get(shape, (2.0, 2.0, 3.0))
         command = [sys.executable, str(ROOT / "examples" / "phantom.py"), "-o", str(path)]
         command += ["--size", *shape.split("x"), "--spacing", *map(str, spacing)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def make_real(shape: str, folder: Path) -> Path:
+    """A real CT resampled to this size, made once."""
+    from benchmarks import real
+
+    path, case = folder / f"real_{shape}.nii.gz", real.source()
+    if case is None:
+        sys.exit(f"real:{shape} needs the scans of ../shared/ct, which are not there.")
+    if not path.exists():
+        columns, rows, slices = map(int, shape.split("x"))
+        real.write(case, path, (columns, rows, slices), SHAPES.get(shape, (2.0, 2.0, 3.0)))
     return path
 
 

@@ -30,8 +30,10 @@ _GPU_BATCH = 16
 # cap must hold for the worst.
 _MARGIN = 1.03
 _ENGINE_MARGIN = 0.2
-# The peaks of more than two slices in the network seldom meet, but they may.
+# The peaks of more than two slices in the network seldom meet, and of a short scan those of two
+# do not always: a share at first, all after so many slices. But they may.
 _FURTHER = 0.65
+_MET_AT_FIRST, _SURELY_MET = 0.3, 100
 # Python, NumPy, readers and the engine's own library, before a network is loaded.
 _RUNTIME_BYTES: dict[Engine, int] = {
     "onnx": 88 * 10**6,
@@ -45,17 +47,19 @@ _LOADING_BYTES_A_PARAMETER = 14
 # The first run of an engine sets up its threads and scratch space.
 _ENGINE_BYTES = 2 * 10**6
 # Compression buffers, tables and what the allocator keeps.
-_SLACK_BYTES = 8 * 10**6
+_SLACK_BYTES = 4 * 10**6
 # HU and labels of every n-th voxel, and places of labelled ones while the gates look at them.
-_GATES_BYTES_A_VOXEL = 12
+_GATES_BYTES_A_VOXEL = 6
 # Planes of labels that are numbered at once while components are found.
 _PARTS_BYTES_A_PIXEL = 80
-# Lines of all of the model's slices, from which slices stored across them are made.
-_LINE_BYTES = 3 * 16
+# A slab of slices stored across the model's, turned, and what the allocator keeps of them.
+_SLABS = 3
+# Lines of all of the model's slices, from which such slices are made: to be judged and written.
+_LINE_BYTES = 2 * 3 * 16
 # Beside those just made, the scores of two slices wait to be mixed, and one result more.
 _SCORED_SLICES = 3
-# A plane of the scan: as stored, as int16, and as float32 with its halves while resampling.
-_PLANE_BYTES_A_PIXEL = 24
+# Planes of the scan: as stored, two as int16 to be mixed, and float32 while resampling.
+_PLANE_BYTES_A_PIXEL = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +298,9 @@ def _stages(
     rows, columns = padded_shape(grid, manifest.preprocessing)
     on_cpu = not isinstance(model, LoadedModel) or model.device == "cpu"
     a_slice = _slice_bytes(manifest, grid) if on_cpu else 0
-    network = math.ceil(a_slice * (min(batch_size, 2) + _FURTHER * max(0, batch_size - 2)))
+    beside = min(1, batch_size - 1) + _FURTHER * max(0, batch_size - 2)
+    met = min(1.0, _MET_AT_FIRST + (1 - _MET_AT_FIRST) * grid.shape[0] / _SURELY_MET)
+    network = math.ceil(a_slice * (1 + met * beside))
     # Between the model's slices where the scan's lie closer and labels are interpolated.
     label_shape = [max(both) for both in zip(grid.shape, grid.at_scan_slices().shape, strict=True)]
     voxels = math.prod(label_shape)
@@ -320,12 +326,12 @@ def _stages(
     # Some planes are numbered at once, in 2 bytes a voxel, or 4 where that is not enough.
     pixels = max(rows * columns, math.prod(label_shape[1:]))
     parts = Buffer("components of organs", _PARTS_BYTES_A_PIXEL * pixels)
-    slab = Buffer("slices to be turned", 0 if grid.streams else SLAB_BYTES)
+    turned = Buffer("slices to be turned", 0 if grid.streams else _SLABS * SLAB_BYTES)
     lines = 0 if grid.streams else _LINE_BYTES * label_shape[0] * label_shape[3 - grid.across]
     bundle = model.bundle if isinstance(model, LoadedModel) else model
     return (
         _loading(bundle, slices, helpers),
-        Stage("segment", (*held, slab, helpers)),
+        Stage("segment", (*held, turned, helpers)),
         Stage("clean up", (*held, parts)),
         Stage("write", (*held, Buffer("lines of labels", lines))),
     )
