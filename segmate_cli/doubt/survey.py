@@ -174,7 +174,7 @@ class Surveyor:
         last = np.broadcast_to(self._rows * self._reach[-1], planes.shape[:2])
         # Each plane has values of its own.
         of_plane = np.arange(len(planes)) * self._n
-        by_plane = np.zeros((len(planes), self._n))
+        by_plane: FloatArray = np.zeros((len(planes), self._n))
         for values, plane, weights in (
             (planes[n, rows, columns], n, up_to),
             (planes[n, rows, columns + 1], n, -up_to),
