@@ -186,8 +186,8 @@ class Surveyor:
         return by_plane
 
     def _counted(self, values: LabelArray, weights: IndexArray) -> FloatArray:
-        counts = np.bincount(values.ravel().astype(np.intp), weights.ravel(), self._n)
-        counts = counts.astype(np.float64)
+        of_values = np.bincount(values.ravel().astype(np.intp), weights.ravel(), self._n)
+        counts: FloatArray = of_values.astype(np.float64)
         counts[0] = 0.0
         return counts
 
