@@ -90,9 +90,19 @@ def write(
         "peak_memory_bytes": memory.peak_bytes(),
         "packages": package_versions(),
         "python": sys.version.split()[0],
-        "platform": platform.platform(),
+        "platform": _platform(),
     }
     files.write_text(path_for(labels_path), json.dumps(content, indent=2) + "\n")
+
+
+def _platform() -> str:
+    """As ``platform.platform``, which starts ``uname -p`` for a word that it then leaves out.
+
+    For a moment that process holds as much memory again as this one.
+    """
+    system = platform.uname()
+    libc = "".join(platform.libc_ver())
+    return "-".join([system.system, system.release, system.machine, *(["with", libc] * bool(libc))])
 
 
 def label_names(labels_path: Path) -> dict[int, Organ]:
