@@ -180,7 +180,8 @@ class Surveyor:
             (planes[n, rows, columns + 1], n, -up_to),
             (planes[:, :, -1].ravel(), np.repeat(np.arange(len(planes)), last.shape[1]), last),
         ):
-            counts = np.bincount(values + of_plane[plane], weights.ravel(), by_plane.size)
+            index = values.astype(np.intp) + of_plane[plane]
+            counts = np.bincount(index, weights.ravel(), by_plane.size)
             by_plane += counts.reshape(by_plane.shape)
         by_plane[:, 0] = 0.0
         return by_plane
