@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segmate_cli import organs
+from segmate_cli.doubt import survey
 from segmate_cli.doubt.anatomy import SPANS
 from segmate_cli.doubt.status import gather, height_mm, statuses
 from segmate_cli.doubt.survey import Survey, Surveyor, Weights
@@ -135,6 +136,22 @@ def test_rows_that_stand_for_several_count_as_these():
     assert have.changed == want.changed
     assert np.array_equal(have.small.labels, want.small.labels)
     assert have.small.geometry.same_as(want.small.geometry)
+
+
+@pytest.mark.parametrize("pixels", [1, 130, 10**6])
+def test_slices_count_alike_however_many_at_once(monkeypatch, pixels):
+    values = np.random.default_rng(7).integers(0, 4, (9, 6, 7)).astype(np.uint8)
+    values[3:5] = 0
+    geometry = axial(values.shape, (2.0, 1.5, 0.7))
+    monkeypatch.setattr(survey, "_BLOCK_PIXELS", pixels)
+    found = surveyed(values, geometry)
+    assert found.voxels[1:].tolist() == np.bincount(values.ravel())[1:].tolist()
+    for lag in (1, 2):
+        assert found.changed[lag - 1] == np.count_nonzero(values[lag:] != values[:-lag])
+    ends = [np.bincount(values[end].ravel(), minlength=4) for end in (-1, 0)]
+    for face, counts in zip(("superior", "inferior"), ends, strict=True):
+        area_mm2 = found.edge_mm2[1:, FACES.index(face)]
+        assert area_mm2 == pytest.approx(1.5 * 0.7 * counts[1:])
 
 
 def test_the_surface_is_numpys():

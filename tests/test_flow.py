@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from segmate_cli.flow import Ahead, Stopwatch, spread
+from segmate_cli.flow import Ahead, Stopwatch, begin, spread
 
 
 def threads_of_segmate() -> list[str]:
@@ -136,3 +136,19 @@ def test_stages_inside_stages_add_up_to_the_whole():
     assert watch.seconds["inner"] >= 0.06
     assert 0.02 <= watch.seconds["outer"] <= whole - watch.seconds["inner"]
     assert sum(watch.seconds.values()) <= whole
+
+
+def test_what_was_begun_goes_on_beside_and_tells_its_result_or_error():
+    may_end = threading.Event()
+
+    def slow() -> str:
+        assert may_end.wait(5)
+        return threading.current_thread().name
+
+    begun = begin(slow)
+    assert not begun.done()
+    may_end.set()
+    assert begun.result(5).startswith("segmate")
+    with pytest.raises(ZeroDivisionError):
+        begin(lambda: 1 // 0).result(5)
+    wait_until(lambda: not threads_of_segmate())

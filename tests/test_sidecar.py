@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,12 @@ def test_it_says_what_was_made_of_what_by_what(tmp_path):
     assert found["seconds"] == {"network": 1.5, "write": 0.1235}
     assert found["packages"]["numpy"] == np.__version__
     assert found["peak_memory_bytes"] >= 0
+
+
+def test_the_platform_is_pythons_word_for_it():
+    if platform.system() == "Darwin":
+        pytest.skip("Python says macOS there, and its version")
+    assert sidecar._platform() == platform.platform()
 
 
 def test_labels_come_by_value_with_their_codes(tmp_path):
