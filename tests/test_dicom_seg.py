@@ -389,7 +389,10 @@ def test_a_cap_that_cannot_hold_the_seg_is_refused(predict, series, tmp_path, mo
 
 
 def test_without_highdicom_the_extra_is_named(predict, series, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec  # by which engines are found, too
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "highdicom" else find(name)
+    )
     assert_refused(predict(series, "-o", tmp_path / "seg.dcm"), 2, "segmate-cli[dicom]")
 
 
