@@ -291,3 +291,9 @@ def test_the_command(run, tmp_path, spoiled):
     (tmp_path / "x.dcm").write_bytes(b"none")
     assert run("dicom", "check", tmp_path / "x.dcm")[0] == 6
     assert run("dicom", "check", tmp_path / "gone.dcm")[0] == 6
+
+
+def test_a_file_that_is_not_there_is_no_damaged_one(run, tmp_path):
+    code, _, err = run("dicom", "check", tmp_path / "gone.dcm")
+    assert code == 6
+    assert "there is no such file" in err

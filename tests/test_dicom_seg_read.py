@@ -221,6 +221,10 @@ def by_highdicom(folder: Path, masks: dict[str, np.ndarray], *, reverse: bool) -
 
     slices = [pydicom.dcmread(path) for path in (folder / "dicom").iterdir()]
     slices.sort(key=lambda one: one.ImagePositionPatient[2], reverse=reverse)
+    for one in slices:
+        for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"):
+            if keyword not in one:
+                setattr(one, keyword, "")
     stacked = np.stack([mask[::-1] if reverse else mask for mask in masks.values()], axis=-1)
     code = CodedConcept("85756007", "SCT", "Tissue")
     described = [

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from dicom_maker import Recipe, make_series, position_of
 from seg_maker import complaints
+from test_dicom_seg_read import by_highdicom
 
 from segmate_cli import scans
 from segmate_cli.bundle import open_bundle
@@ -189,6 +190,36 @@ def test_the_seg_lies_on_the_slices_and_tells_of_gaps(done):
     assert shown == np.count_nonzero(labels.values)
     about = seg.SegmentSequence[0].get("SegmentDescription", "")
     assert ("missing: 2 between z" in about) == bool(recipe.leave_out)
+
+
+def test_a_seg_of_others_is_measured_on_the_slices(done, run, tmp_path):
+    place, _, recipe = done
+    (tmp_path / "dicom").symlink_to(place / "dicom")
+    labels, _ = scans.load_with_ct(place / "labels.nii.gz")
+    inside = labels.values > 0
+    inside[:, 0, 0] = False  # so that some slices have no frame
+    path = by_highdicom(tmp_path, {"liver": inside}, reverse=False)
+    want = pytest.approx(true_ml(recipe, inside), rel=2e-3)
+    code, out, err = run("report", path, "--format", "json", "--ct", place / "dicom")
+    assert code == 0, err
+    assert json.loads(out)["rows"][0]["volume_ml"] == want
+    # It lists slices that have none, so that its list is of all: it tells of gaps by itself, but
+    # for one behind its last frame, where that slice counts 1 mm more.
+    code, out, err = run("report", path, "--format", "json")
+    assert code == 0, err
+    alone = json.loads(out)["rows"][0]["volume_ml"]
+    behind_ml = (
+        1.0 * inside.sum(axis=(1, 2))[np.flatnonzero(inside.any(axis=(1, 2)))[-1]] * 4 / 1000
+    )
+    assert alone == want or (recipe.leave_out and alone + behind_ml == want)
+    forget = pydicom.dcmread(path)
+    del forget.ReferencedSeriesSequence
+    forget.save_as(path)
+    code, out, err = run("report", path, "--format", "json")
+    assert code == (6 if recipe.positions_mm is not None else 0), err
+    assert code == 0 or "give the scan with --ct" in err
+    code, out, err = run("report", path, "--format", "json", "--ct", place / "dicom")
+    assert json.loads(out)["rows"][0]["volume_ml"] == want
 
 
 @pytest.mark.parametrize("name", ["seg.dcm", "rtstruct.dcm"])

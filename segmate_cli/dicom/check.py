@@ -15,7 +15,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from segmate_cli import dicom
+from segmate_cli import dicom, files
 from segmate_cli.dicom.check_common import Finding, Sources, common, shapes
 from segmate_cli.dicom.check_rtstruct import check_rtstruct
 from segmate_cli.dicom.check_seg import check_seg
@@ -82,6 +82,8 @@ def check_file(path: Path, source: Path | None = None) -> Checked:
         UnreadableError: No DICOM object of these kinds, or damaged.
         InputError: The source holds no DICOM.
     """
+    if not files.exists(path):
+        raise UnreadableError(f"{path}: there is no such file; check the path.")
     sources = _headers(source) if source else None
     try:
         with quiet():

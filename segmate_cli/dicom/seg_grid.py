@@ -142,8 +142,8 @@ def grid_of(path: Path, frames: Frames) -> Grid:
     """The grid of slices, by what the SEG alone tells.
 
     It reaches over all slices that the SEG was made on where it lists them in order, as segmate's
-    does, else from its first to its last frame. Only where segmate lists them may slices be
-    uneven; those without a frame are then taken to lie evenly between the others.
+    does, else from its first to its last frame. Only where it lists slices without frames, too, as
+    segmate always does, may slices be uneven; those are taken to lie evenly between the others.
 
     Raises:
         GeometryError: Frames that form no even stack.
@@ -160,16 +160,20 @@ def grid_of(path: Path, frames: Frames) -> Grid:
     even = count <= _MOST_PLANES and np.linalg.norm(off, axis=1).max() <= _EVEN_SHARE * step_mm
     slices = _slices_listed(frames)
     agree = slices is not None and len(set(slices - planes)) == 1
-    # Others list the slices that have frames, so that a jump among them is no gap in the scan.
-    if slices is not None and not (even and agree) and frames.is_own and frames.step_mm is None:
+    # Others may list the slices that have frames: then a jump among them is no gap in the scan.
+    all_listed = frames.is_own or set(frames.listed) != set(frames.sources)
+    # Of their claims of even slices nothing is kept; segmate makes none where they are not.
+    claims = frames.is_own and frames.step_mm is not None
+    if slices is not None and not (even and agree) and all_listed and not claims:
         return Grid(_uneven(frames, slices), slices, ends_known=True)
     if not even:
-        raise GeometryError(f"{path}: its frames form no even stack of slices.")
+        raise GeometryError(
+            f"{path}: its frames form no even stack of slices; give the scan with --ct."
+        )
     before, total = 0, count
     if slices is not None and agree:
         before, total = int(slices[0] - planes[0]), len(frames.listed)
     affine = _affine(frames, step, frames.places[first] - before * step)
-    all_listed = frames.is_own or set(frames.listed) != set(frames.sources)
     return Grid(Geometry(affine, (total, *frames.size)), planes + before, agree and all_listed)
 
 

@@ -23,7 +23,7 @@ from segmate_cli.dicom.header import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
 from segmate_cli.dicom.seg_grid import Frames, Grid, frames_of, grid_of, grid_on
 from segmate_cli.doubt.words import OrganStatus
-from segmate_cli.errors import InputError, UnreadableError
+from segmate_cli.errors import GeometryError, InputError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.measurement import OrganStats, measure
 from segmate_cli.organs import Organ, foreign_organ
@@ -49,20 +49,30 @@ class SegFile:
         path: The file.
         organs: What its segment numbers mean.
         source: The series that was segmented, as far as it tells.
-        grid: Its slices; see ``grid_of``.
     """
 
     path: Path
     organs: dict[int, Organ]
     source: DicomSource | None
-    grid: Grid
+    _placed: Grid | GeometryError
     _frames: Frames
     _seg: Dataset
+
+    @property
+    def grid(self) -> Grid:
+        """Its slices; see ``grid_of``.
+
+        Raises:
+            GeometryError: The file alone does not tell how they lie.
+        """
+        if isinstance(self._placed, GeometryError):
+            raise self._placed
+        return self._placed
 
     def on(self, scan: Geometry) -> SegFile:
         """The same on a scan's slices, where its frames lie on them."""
         grid = grid_on(self._frames, scan)
-        return self if grid is None else replace(self, grid=grid)
+        return self if grid is None else replace(self, _placed=grid)
 
     def labels(self) -> Labels:
         """All segments as one label map; values are segment numbers.
@@ -136,7 +146,8 @@ def open_seg(path: Path, names: dict[int, Organ] | None = None) -> SegFile:
 
     Raises:
         UnreadableError: No SEG, damaged, or of a kind that is no label map (fractional).
-        GeometryError: Frames that form no even stack.
+        GeometryError: Frames of more than one orientation. Such as form no even stack are refused
+            later, unless they lie on a scan's slices.
     """
     with _readable(path), quiet():
         check_inflated(path)
@@ -144,8 +155,15 @@ def open_seg(path: Path, names: dict[int, Organ] | None = None) -> SegFile:
         _check_kind(path, seg)
         frames = frames_of(path, seg)
         return SegFile(
-            path, names or _organs(seg), _source(path, seg), grid_of(path, frames), frames, seg
+            path, names or _organs(seg), _source(path, seg), _placed(path, frames), frames, seg
         )
+
+
+def _placed(path: Path, frames: Frames) -> Grid | GeometryError:
+    try:
+        return grid_of(path, frames)
+    except GeometryError as error:
+        return error
 
 
 def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
