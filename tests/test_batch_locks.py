@@ -12,6 +12,7 @@ import time
 import pytest
 from conftest import ROOT, ball_scan
 
+from segmate_cli.batch import output_folder
 from segmate_cli.batch.locks import locked
 from segmate_cli.batch.output_folder import Shard, opened
 from segmate_cli.errors import OutputError, TakenError
@@ -48,6 +49,13 @@ def test_a_holder_that_is_killed_gives_it_back(tmp_path):
         assert held
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """A second batch waits for less than its three seconds."""
+    monkeypatch.setattr(output_folder, "_LOCK_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_shards_work_beside_each_other_but_not_beside_a_whole_batch(tmp_path):
     with opened(tmp_path, Shard(1, 2), pytest.fail), opened(tmp_path, Shard(2, 2), pytest.fail):
         for other in (None, Shard(1, 2)):
@@ -55,6 +63,7 @@ def test_shards_work_beside_each_other_but_not_beside_a_whole_batch(tmp_path):
                 pass
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_second_batch_on_the_same_out_ends_with_8(run, tmp_path, tiny_bundle):
     ball_scan(tmp_path / "a.nii.gz")
     out = tmp_path / "out"
