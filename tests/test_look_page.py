@@ -269,6 +269,12 @@ def test_chromium_loads_it_without_a_word_and_axe_finds_nothing(page, tmp_path):
     assert not seen["narrowOverflow"]
     assert shot.stat().st_size > 20_000
     assert pdf.read_bytes()[:5] == b"%PDF-"
+    assert pages_of(pdf) == 3  # numbers, pictures, provenance
+
+
+def pages_of(pdf: Path) -> int:
+    """Pages of what Chromium printed."""
+    return len(re.findall(rb"/Type /Page\n", pdf.read_bytes()))
 
 
 @needs_shared

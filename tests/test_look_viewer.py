@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from look_maker import write_case
-from test_look_page import BROWSER, CHROMIUM, look_in_browser, needs_chromium, parse
+from test_look_page import BROWSER, CHROMIUM, look_in_browser, needs_chromium, pages_of, parse
 
 from segmate_cli import organs
 from segmate_cli.look import viewer
@@ -163,9 +163,11 @@ def test_chromium_opens_it_and_an_organ_moves_the_crosshair(page):
 
 
 @needs_chromium
-def test_without_webgl_it_says_so_and_axe_finds_nothing(page, monkeypatch):
+def test_without_webgl_it_says_so_and_axe_finds_nothing(page, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_WEBGL", "1")
-    seen = look_in_browser(page)
+    shot, pdf = tmp_path / "s.png", tmp_path / "p.pdf"
+    seen = look_in_browser(page, shot, pdf)
+    assert pages_of(pdf) == 3  # without the viewer
     assert seen["violations"] == []
     assert not seen["overflow"]
     assert not seen["narrowOverflow"]
