@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, needs_shared, save_nifti
 from look_maker import write_case
 
-from segmate_cli import organs, scans
+from segmate_cli import cli, organs, scans
 from segmate_cli.doubt.anatomy import VOLUMES
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.content import Source, gather
@@ -64,13 +64,20 @@ def parse(text: str) -> Outline:
     return parser
 
 
-@pytest.fixture
-def page(tmp_path, run):
-    """The page of the small torso, by the command line."""
-    labels, scan = write_case(tmp_path)
-    out = tmp_path / "report.html"
-    assert run("report", labels, "--ct", scan, "-o", out)[:2] == (3, f"{out}\n")
-    return out.read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def torso(tmp_path_factory):
+    """The small torso in a folder, with its page, by the command line."""
+    folder = tmp_path_factory.mktemp("torso")
+    labels, scan = write_case(folder)
+    command = ("report", labels, "--ct", scan, "-o", folder / "report.html")
+    assert cli.main([str(part) for part in command]) == 3
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(torso):
+    """The torso's page."""
+    return (torso / "report.html").read_text(encoding="utf-8")
 
 
 def test_it_is_one_file_that_loads_nothing(page):
@@ -83,8 +90,8 @@ def test_it_is_one_file_that_loads_nothing(page):
     assert len(page.encode()) < LARGEST_BYTES
 
 
-def test_it_says_what_report_says(page, tmp_path, run):
-    _, out, _ = run("report", tmp_path / "labels.nii.gz", "--format", "json")
+def test_it_says_what_report_says(page, torso, run):
+    _, out, _ = run("report", torso / "labels.nii.gz", "--format", "json")
     words = " ".join(parse(page).text)
     for row in json.loads(out)["rows"]:
         title = organs.organ(row["organ"]).title
@@ -96,8 +103,8 @@ def test_it_says_what_report_says(page, tmp_path, run):
     assert "\u2212800 \u00b1 0" in words
 
 
-def test_the_verdict_is_that_of_the_report(page, tmp_path, run):
-    labels, scan = tmp_path / "labels.nii.gz", tmp_path / "scan.nii.gz"
+def test_the_verdict_is_that_of_the_report(page, torso, run):
+    labels, scan = torso / "labels.nii.gz", torso / "scan.nii.gz"
     _, out, _ = run("report", labels, "--ct", scan, "--format", "json")
     (told,) = json.loads(out)["scans"]
     assert told["verdict"] == "review"
@@ -255,9 +262,9 @@ def look_in_browser(page: Path, *outputs: Path) -> dict:
 
 
 @needs_chromium
-def test_chromium_loads_it_without_a_word_and_axe_finds_nothing(page, tmp_path):
+def test_chromium_loads_it_without_a_word_and_axe_finds_nothing(torso, tmp_path):
     shot, pdf = tmp_path / "s.png", tmp_path / "p.pdf"
-    seen = look_in_browser(tmp_path / "report.html", shot, pdf)
+    seen = look_in_browser(torso / "report.html", shot, pdf)
     assert seen["messages"] == []
     assert seen["requests"] == []
     assert seen["scripts"] == 0

@@ -51,6 +51,8 @@ class _Size:
 _MANY_CONTOURS = 1500
 # What a picture and its outlines take at least, in the page's letters.
 _BYTES_A_PIXEL = 0.05
+# With more pictures than this a sample of so many tells which sizes are far too large.
+_MANY_VIEWS, _SAMPLE = 90, 12
 # Of these the first that keeps the page under LARGEST_BYTES is taken.
 _SIZES = (
     _Size((720, 440), 85, True),
@@ -97,7 +99,21 @@ def _sizes(content: Content) -> Sequence[_Size]:
         if (few or not size.all_outlines)
         and _BYTES_A_PIXEL * size.box[0] * size.box[1] * len(content.views) < LARGEST_BYTES
     ]
+    if len(content.views) > _MANY_VIEWS:
+        worth = [size for size in worth if _sampled_bytes(content, size) < LARGEST_BYTES]
     return worth or _SIZES[-1:]
+
+
+def _sampled_bytes(content: Content, size: _Size) -> float:
+    """About what all pictures would take, less a tenth: by some of them, spread over all."""
+    places = sorted(content.views)
+    some = places[:: len(places) // _SAMPLE]
+    organs = {organ.key: organ for organ in content.found.organs.values()}
+    pictures = [_picture(content, content.views[at], organs[at[0]], size) for at in some]
+    taken = sum(
+        len(each["data"]) + sum(len(line["path"]) for line in each["lines"]) for each in pictures
+    )
+    return 0.9 * taken / len(some) * len(places)
 
 
 def _page(content: Content, identity: Sequence[tuple[str, str]], size: _Size) -> dict[str, Any]:
