@@ -17,8 +17,12 @@ def intervals_of(labels_path: Path) -> dict[str, Interval]:
 
     They come of ``predict --uncertainty``; empty without a sidecar, or where the file has changed.
     """
-    told = sidecar.content_of(labels_path) or {}
-    doubt = told.get("doubt")
+    return intervals_in(sidecar.content_of(labels_path))
+
+
+def intervals_in(told: Mapping[str, Any] | None) -> dict[str, Interval]:
+    """As ``intervals_of``, of what a sidecar says."""
+    doubt = (told or {}).get("doubt")
     rows = doubt.get("organs") if isinstance(doubt, Mapping) else None
     found = {}
     for row in rows if isinstance(rows, list) else ():

@@ -159,6 +159,18 @@ def test_provenance(predicted, tmp_path, run):
     assert "yes, voxel by voxel" in words
 
 
+def test_a_volume_s_interval_is_told_where_the_sidecar_has_one(tmp_path, run):
+    from test_volume_change import with_sidecar
+
+    labels, scan = write_case(tmp_path)
+    with_sidecar(labels, liver=(29.5, 32.25))
+    out = tmp_path / "p.html"
+    run("report", labels, "--ct", scan, "-o", out)
+    text = out.read_text(encoding="utf-8")
+    assert text.count("Volume between") == 1
+    assert "29.5 and 32.2 ml" in text
+
+
 def test_another_scan_than_the_one_segmented_is_told(predicted, tmp_path, run):
     import nibabel
 

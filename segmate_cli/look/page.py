@@ -24,6 +24,7 @@ from segmate_cli.look.views import PLANES, View
 from segmate_cli.measurement import OrganStats
 from segmate_cli.organs import Organ
 from segmate_cli.report import volume_text
+from segmate_cli.volume_change import intervals_in
 
 LARGEST_BYTES = 5_000_000
 _NONE = "\u2013"
@@ -294,6 +295,9 @@ def _facts(
     content: Content, stats: OrganStats, scores: Mapping[str, float]
 ) -> list[tuple[str, str]]:
     facts = []
+    interval = intervals_in(content.sidecar).get(stats.organ.key)
+    if interval is not None and stats.volume_ml is not None:
+        facts.append(("Volume between", f"{interval[0]:.1f} and {interval[1]:.1f} ml"))
     if stats.mean_hu is not None:
         facts.append(("HU", _hu_text(stats)))
     place = content.found.places.get(stats.organ.key)
