@@ -33,7 +33,7 @@ _ENGINE_MARGIN = 0.2
 # The peaks of more than two slices in the network seldom meet, and of a short scan those of two
 # do not always: a share at first, all after so many slices. But they may.
 _FURTHER = 0.55
-_MET_AT_FIRST, _SURELY_MET = 0.3, 60
+_MET_AT_FIRST, _SURELY_MET = 0.5, 60
 # Python, NumPy, readers and the engine's own library, before a network is loaded.
 _RUNTIME_BYTES: dict[Engine, int] = {
     "onnx": 88 * 10**6,

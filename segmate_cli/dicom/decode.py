@@ -67,8 +67,8 @@ _START_OF_FRAME = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xF7))
 # A 512 x 512 frame takes under 0.1 s and some MB; a process alone maps about 1 GB.
 _TIMEOUT_S = 60.0
 _MEMORY_BYTES = 4 << 30
-# What one holds while it decodes frames of 512 x 512, JPEG-LS as well as JPEG 2000.
-_DECODER_BYTES = 74 * 10**6
+# What one holds while it decodes frames of 512 x 512.
+_DECODER_BYTES, _JPEG2000_BYTES = 74 * 10**6, 80 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def process_bytes(syntax_uid: str) -> int:
     """
     if syntax_uid in NATIVE_SYNTAXES:
         return 0
-    return _DECODER_BYTES
+    return _JPEG2000_BYTES if syntax_uid in _JPEG2000 else _DECODER_BYTES
 
 
 class DecoderError(Exception):
