@@ -40,6 +40,8 @@ _RUNTIME_BYTES: dict[Engine, int] = {
     "torchscript": 330 * 10**6,
     "pt2": 500 * 10**6,
 }
+# What is imported, and allocated to read the scan, while the network loads.
+_READER_BYTES = 5 * 10**6
 # A loaded network keeps its weights twice, as given and packed for the processor; while it loads
 # its file and what was parsed of it lie beside them.
 _BYTES_A_PARAMETER = 8
@@ -268,7 +270,7 @@ def _held_bytes(model: LoadedModel | Bundle) -> int:
     if isinstance(model, LoadedModel):
         return memory.resident_bytes()
     parameters = model.manifest.network.parameters or 0
-    return _RUNTIME_BYTES[_engine(model)] + _BYTES_A_PARAMETER * parameters
+    return _RUNTIME_BYTES[_engine(model)] + _READER_BYTES + _BYTES_A_PARAMETER * parameters
 
 
 def _slice_bytes(manifest: Manifest, grid: ModelGrid) -> int:
