@@ -46,7 +46,8 @@ class Viewer {
       dragAndDropEnabled: false,
       multiplanarShowRender: SHOW_RENDER.NEVER,
       show3Dcrosshair: true,
-      crosshairWidth: 0.8,
+      // At least a pixel, where a patient fills a third of the page.
+      crosshairWidth: 1.6,
       crosshairWidthUnit: "mm",
       crosshairColor: [1, 0.85, 0.2, 0.9],
       fontColor: [0.9, 0.93, 0.96, 1],
