@@ -59,7 +59,8 @@ def scan_slices(
     places = grid.places.get(0, np.asarray(ks))
     lines = None if grid.streams else _Lines.of(grid)
     for k in reversed(ks) if grid.descending else ks:
-        at = min(float(places[k]) / (grid.steps[0] * stride), last)
+        at = (float(places[k]) / grid.steps[0] - grid.offset) / stride
+        at = min(max(at, 0.0), last)
         low = int(at)
         part = np.float32(at - low)
         wanted = {low, low + 1} if part else {low}

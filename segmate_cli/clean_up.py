@@ -10,28 +10,39 @@ from segmate_cli.components import Components
 from segmate_cli.planes import Planes, Uint8Array
 
 Mask = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 
 
-def clean_up(labels: Planes, manifest: Manifest, voxel_ml: float) -> None:
+def clean_up(labels: Planes, manifest: Manifest, voxel_ml: float) -> FloatArray:
     """Clean the labels, planes of (j, i), in place.
+
+    Returns:
+        Voxels over what they were, by label value; 1 where nothing was changed.
 
     Done on the model's grid: the way back copies voxels, so components stay what they are, and
     there are far fewer voxels to visit than on the scan's grid.
     """
     waiting: dict[int, CleanUp] = {}
+    kept = np.ones(len(manifest.organs) + 1)
     for value, entry in enumerate(manifest.organs, 1):
         rule = manifest.clean_up.get(entry.key, CleanUp())
         waiting[value] = rule
         # Only what is filled depends on what the organs before it have left.
         if rule.fill_holes:
-            drop_parts(labels, waiting, voxel_ml)
-            fill_holes(labels, value)
+            drop_parts(labels, waiting, voxel_ml, kept)
+            kept[value] *= fill_holes(labels, value)
             waiting = {}
-    drop_parts(labels, waiting, voxel_ml)
+    drop_parts(labels, waiting, voxel_ml, kept)
+    return kept
 
 
-def drop_parts(labels: Planes, rules: dict[int, CleanUp], voxel_ml: float) -> None:
-    """Take away 26-connected parts of organs that are not the largest, or are too small."""
+def drop_parts(
+    labels: Planes, rules: dict[int, CleanUp], voxel_ml: float, kept: FloatArray | None = None
+) -> None:
+    """Take away 26-connected parts of organs that are not the largest, or are too small.
+
+    ``kept``, by label value, is multiplied by the share of voxels that stay.
+    """
     ruled = {
         value: rule
         for value, rule in rules.items()
@@ -47,11 +58,17 @@ def drop_parts(labels: Planes, rules: dict[int, CleanUp], voxel_ml: float) -> No
         drop[own] = parts.sizes[own] < rule.min_component_ml / voxel_ml
         if rule.largest_component and own.size:
             drop[np.delete(own, parts.sizes[own].argmax())] = True
+        if kept is not None and own.size:
+            kept[value] *= parts.sizes[own[~drop[own]]].sum() / parts.sizes[own].sum()
     _set(labels, parts, drop, 0)
 
 
-def fill_holes(labels: Planes, value: int) -> None:
-    """Give an organ the background that it shuts in on all sides (6-connected)."""
+def fill_holes(labels: Planes, value: int) -> float:
+    """Give an organ the background that it shuts in on all sides (6-connected).
+
+    Returns:
+        Its voxels over what they were.
+    """
     slices, rows, columns = labels.shape
 
     def around(k: int) -> Uint8Array:
@@ -64,7 +81,12 @@ def fill_holes(labels: Planes, value: int) -> None:
     parts = Components(around, range(-1, slices + 1), 6)
     shut_in = parts.sizes > 0
     shut_in[1] = False
+    if not shut_in.any():
+        return 1.0
+    before = sum(int(np.count_nonzero(labels[k] == value)) for k in range(slices))
     _set(labels, parts, shut_in, value, margin=1)
+    after = sum(int(np.count_nonzero(labels[k] == value)) for k in range(slices))
+    return after / before if before else 1.0
 
 
 def _set(labels: Planes, parts: Components, chosen: Mask, value: int, margin: int = 0) -> None:

@@ -10,6 +10,8 @@ from segmate_cli.doubt.rules import Limits, Rule
 from segmate_cli.errors import UsageError
 from segmate_cli.report import align
 
+_NEEDS = {"labels": "", "scan": ", needs the scan", "scores": ", needs the network's scores"}
+
 
 def gate_list(rules: Sequence[Rule], style: Literal["table", "json"], wanted: str | None) -> str:
     """All gates in a line each, or all that is known of one.
@@ -30,10 +32,7 @@ def gate_list(rules: Sequence[Rule], style: Literal["table", "json"], wanted: st
     if wanted is not None:
         return _explained(chosen[0])
     head = ("id", "severity", "needs", "measures", "unit")
-    lines = [
-        (rule.id, rule.severity, "scan" if rule.needs_ct else "labels", rule.what, rule.unit)
-        for rule in chosen
-    ]
+    lines = [(rule.id, rule.severity, rule.needs, rule.what, rule.unit) for rule in chosen]
     return align([head, *lines])
 
 
@@ -44,7 +43,7 @@ def _row(rule: Rule) -> dict[str, Any]:
         "what": rule.what,
         "unit": rule.unit,
         "limits": {name: list(pair) for name, pair in rule.limits.items()},
-        "needs_ct": rule.needs_ct,
+        "needs": rule.needs,
         "why": rule.why,
         "source": rule.source,
     }
@@ -52,7 +51,7 @@ def _row(rule: Rule) -> dict[str, Any]:
 
 def _explained(rule: Rule) -> str:
     lines = [
-        f"{rule.id} ({rule.severity}{', needs the scan' if rule.needs_ct else ''})",
+        f"{rule.id} ({rule.severity}{_NEEDS[rule.needs]})",
         f"  measures: {rule.what}{f', in {rule.unit}' if rule.unit else ''}",
         f"  if not:   {rule.why}",
         f"  source:   {rule.source}",

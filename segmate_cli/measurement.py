@@ -13,7 +13,7 @@ from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.scan_evidence import ScanWatcher
 from segmate_cli.doubt.survey import Surveyor
 from segmate_cli.doubt.verdict import Earlier, Judgement, judge
-from segmate_cli.doubt.words import CIRCLE, OrganStatus, Verdict
+from segmate_cli.doubt.words import CIRCLE, NOT_TOLD, Certainty, OrganStatus, Verdict
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import Organ
 from segmate_cli.placement import placed_on
@@ -34,6 +34,7 @@ class OrganStats:
         touches_edge: Whether a voxel lies on a face of the grid: the organ may be cut there and
             its volume a lower bound.
         status: Whether it is whole, cut, out of view or missing, and how that is known.
+        certainty: What the network itself told of it when it was made, as far as that is known.
     """
 
     organ: Organ
@@ -43,6 +44,7 @@ class OrganStats:
     sd_hu: float | None
     touches_edge: bool
     status: OrganStatus
+    certainty: Certainty = NOT_TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,5 +190,6 @@ def measured_by(
         found, own = judged.evidence[organ.key], judged.status[organ.key]
         volume_ml = found.volume_ml if found.voxels else None
         touches = bool({*own.faces} - {CIRCLE})
-        rows.append(OrganStats(organ, found.voxels, volume_ml, mean, spread, touches, own))
+        told = judged.certainty.get(organ.key, NOT_TOLD) if found.voxels else NOT_TOLD
+        rows.append(OrganStats(organ, found.voxels, volume_ml, mean, spread, touches, own, told))
     return Measured(tuple(rows), judged)

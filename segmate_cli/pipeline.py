@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from segmate_cli import memory, organs
 from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, open_bundle
@@ -22,6 +23,7 @@ from segmate_cli.console import Progress, no_progress
 from segmate_cli.doubt.record import judgement_record
 from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.scan_evidence import ScanEvidence
+from segmate_cli.doubt.score_evidence import OrganScores, ScoreWatcher
 from segmate_cli.doubt.survey import Survey, Surveyor, Weights
 from segmate_cli.doubt.verdict import Judgement, judge
 from segmate_cli.engines import (
@@ -42,6 +44,7 @@ from segmate_cli.plan import SLICES_AHEAD, Plan, make_plan, slices_bytes
 from segmate_cli.planes import PackedPlanes
 from segmate_cli.resample import ModelGrid
 from segmate_cli.segmenter import Segmenter, SlicePosition
+from segmate_cli.variants import Overlap, overlap, score_evidence, variants_of
 from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume
 
 Model = LoadedModel | LoadingModel | Bundle | str | Path
@@ -61,6 +64,7 @@ class PredictOptions:
         gpu_memory_cap_bytes: What the engine may take of a GPU's memory; None for no limit.
         check_hu: Refuse voxels that are surely not Hounsfield units.
         fast: Every second of the model's slices, with labels interpolated between them.
+        uncertainty: Show the scan to the network in other ways, too, and give volumes intervals.
         rules: Gates that the scan and its labels must pass; None for the built-in ones, unless the
             manifest says that these do not hold for the model.
         temporary_folder: For the temporary file of a scan stored coronally or sagittally; None
@@ -76,6 +80,7 @@ class PredictOptions:
     gpu_memory_cap_bytes: int | None = None
     check_hu: bool = True
     fast: bool = False
+    uncertainty: bool = False
     rules: tuple[Rule, ...] | None = None
     temporary_folder: Path | None = None
 
@@ -193,19 +198,20 @@ def segment(
             held = memory.resident_bytes() - slices_bytes(grid, manifest.preprocessing)
         plan = plan_for(scan, loaded, options, cap, held)
         batches = Batches(plan.batch_size, on_watch)
-        network = Segmenter(loaded, grid, batches, watch, progress, 2 if options.fast else 1)
+        watcher = _score_watcher(manifest, grid, options)
+        network = Segmenter(loaded, grid, batches, watch, progress, _stride(options), watcher)
         on_grid, position = _segmented(network, tap, slices)
+        with watch.stage("clean_up"):
+            stayed = clean_up(on_grid, manifest, network.label_grid.voxel_ml)
+        overlaps = _overlaps(tap, network, on_grid, position) if options.uncertainty else ()
     grid = network.label_grid
     cap_warning = () if cap.warning is None else (cap.warning,)
     warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
-    with watch.stage("clean_up"):
-        clean_up(on_grid, manifest, grid.voxel_ml)
     table = manifest.organ_table()
     rules = rules_for(manifest, options.rules)
+    seen = _Evidence(tap.evidence(), watcher.evidence(), stayed, overlaps)
     # While the labels are written.
-    judging = begin(
-        lambda: _judge(on_grid, grid, scan.geometry, table, tap.evidence(), rules, watch)
-    )
+    judging = begin(lambda: _judge(on_grid, grid, scan.geometry, table, seen, rules, watch))
 
     @cache
     def run() -> dict[str, Any]:
@@ -288,13 +294,15 @@ def _judge(
     grid: ModelGrid,
     geometry: Geometry,
     table: Sequence[Organ],
-    scanned: ScanEvidence,
+    seen: _Evidence,
     rules: tuple[Rule, ...],
     watch: Stopwatch,
 ) -> Judgement:
     with watch.stage("gates"):
         survey = _survey(on_grid, grid, geometry, len(table))
-        return judge(survey, dict(enumerate(table, 1)), scanned, rules)
+        keys = [each.key for each in table]
+        scores = score_evidence(seen.scores, seen.kept, keys, seen.overlaps, survey.volume_ml)
+        return judge(survey, dict(enumerate(table, 1)), seen.scan, rules, scores=scores)
 
 
 def _survey(on_grid: PackedPlanes, grid: ModelGrid, geometry: Geometry, highest: int) -> Survey:
@@ -312,6 +320,45 @@ def _slices(
 ) -> Ahead[FloatArray]:
     """A scan's slices for the network, made by a thread that runs ahead of it."""
     return Ahead(network_slices(tap, grid, manifest.preprocessing, watch), SLICES_AHEAD)
+
+
+def _stride(options: PredictOptions) -> int:
+    return 2 if options.fast else 1
+
+
+def _score_watcher(manifest: Manifest, grid: ModelGrid, options: PredictOptions) -> ScoreWatcher:
+    return ScoreWatcher(
+        [entry.channel for entry in manifest.organs],
+        manifest.threshold_logits(),
+        grid.extents_mm(manifest.preprocessing.grid.spacing_mm, _stride(options)),
+    )
+
+
+def _overlaps(
+    tap: ScanTap, network: Segmenter, base: PackedPlanes, position: SlicePosition | None
+) -> tuple[Overlap, ...]:
+    """Labels of the scan shown otherwise, beside those that it has got."""
+    manifest = network.loaded.manifest
+    found = []
+    for variant in variants_of(manifest):
+        grid = replace(network.grid, offset=variant.offset)
+        shown = replace(network, grid=grid, scores=None, variant=variant)
+        with _slices(tap, grid, manifest, network.watch) as slices:
+            labels = shown.labels(slices, position)
+        with network.watch.stage("clean_up"):
+            clean_up(labels, manifest, shown.label_grid.voxel_ml)
+        found.append(overlap(base, labels, len(manifest.organs)))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What was seen on the way beside the labels."""
+
+    scan: ScanEvidence
+    scores: tuple[OrganScores, ...]
+    kept: npt.NDArray[np.float64]
+    overlaps: tuple[Overlap, ...]
 
 
 def _only(on_grid: PackedPlanes, wanted: Sequence[int]) -> PackedPlanes:
@@ -356,6 +403,7 @@ def _run_record(
             "gpu_memory_cap_bytes": options.gpu_memory_cap_bytes,
             "check_hu": options.check_hu,
             "fast": options.fast,
+            "uncertainty": options.uncertainty,
         },
         "model_grid": {"shape": list(plan.grid_shape)},
         "slice_position": {"rule": rule, **ends},

@@ -58,8 +58,9 @@ _PARTS_BYTES_A_PIXEL = 80
 _SLABS = 3
 # Lines of all of the model's slices, from which such slices are made: to be judged and written.
 _LINE_BYTES = 2 * 3 * 16
-# Beside those just made, the scores of two slices wait to be mixed, and one result more.
-_SCORED_SLICES = 3
+# Beside those just made, the scores of two slices wait to be mixed, one more to be looked at
+# beside its neighbours, and one result more.
+_SCORED_SLICES = 4
 # Planes of the scan: as stored, two as int16 to be mixed, and float32 while resampling.
 _PLANE_BYTES_A_PIXEL = 14
 

@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 
 COLUMNS = (
     *("scan", "organ", "volume_ml", "voxels", "mean_hu", "sd_hu", "touches_edge"),
+    *("volume_pv_ml", "volume_low_ml", "volume_high_ml", "confidence", "agreement"),
     *("status", "is_lower_bound", "faces", "edge_share", "reasons", "verdict"),
 )
 # What was found is never shown as 0.0.
@@ -45,7 +46,7 @@ def rows(
             "mean_hu": rounded(each.mean_hu, 2),
             "sd_hu": rounded(each.sd_hu, 2),
             "touches_edge": each.touches_edge,
-            **status_row(each.status),
+            **status_row(each.status, each.certainty),
             "verdict": verdict.word if verdict else None,
         }
         for each in stats
@@ -99,6 +100,9 @@ def _aligned(table: Sequence[dict[str, Any]]) -> str:
     hidden = set() if len({row["scan"] for row in table}) > 1 else {"scan"}
     hidden |= {c for c in ("mean_hu", "sd_hu") if all(row[c] is None for row in table)}
     hidden |= {"is_lower_bound", "edge_share", "faces", "verdict"}  # for programs
+    hidden |= {"volume_pv_ml", "confidence", "agreement"}
+    if all(row["volume_low_ml"] is None for row in table):
+        hidden |= {"volume_low_ml", "volume_high_ml"}
     used = [name for name in COLUMNS if name not in hidden]
     return align([used, *([_shown(name, row) for name in used] for row in table)])
 

@@ -115,6 +115,7 @@ class ModelGrid:
         columns: Taps along columns.
         upright: The canvas of uneven slices, which then is what "the scan" means here.
         own: Axes along which the grid's voxels are the scan's own; see ``at_scan_slices``.
+        offset: How far its slices lie beyond the places that ``fit`` gives them, in slices.
     """
 
     turn: Reorientation
@@ -126,6 +127,7 @@ class ModelGrid:
     columns: Taps
     upright: Upright | None = None
     own: tuple[int, ...] = ()
+    offset: float = 0.0
 
     @classmethod
     def fit(cls, geometry: Geometry, preprocessing: Preprocessing) -> ModelGrid:
@@ -200,7 +202,26 @@ class ModelGrid:
             steps=(steps[0], steps[1], steps[2]),
             voxel_ml=voxel_ml,
             own=own,
+            offset=0.0,
         )
+
+    def extents_mm(
+        self, spacing_mm: tuple[float, float, float], stride: int = 1
+    ) -> tuple[PlaceArray, PlaceArray, PlaceArray]:
+        """How much of the scan each of the model's slices, rows and columns stands for.
+
+        Args:
+            spacing_mm: Of the model's grid.
+            stride: Take every so-manieth slice alone.
+        """
+        found = []
+        for axis, size_mm in enumerate(spacing_mm):
+            step = self.steps[axis] * (1 if axis else stride)
+            count = -(-self.shape[axis] // (1 if axis else stride))
+            between = (np.arange(count - 1) + 0.5) * step
+            edges = np.concatenate([[-0.5], between, [self.source_shape[axis] - 0.5]])
+            found.append(np.diff(edges) * (size_mm / self.steps[axis]))
+        return found[0], found[1], found[2]
 
     def upright_planes(
         self, planes: Iterator[npt.NDArray[np.int16]]
@@ -245,7 +266,7 @@ class ModelGrid:
 
     def _neighbours(self, n: int, places: PlaceArray | None) -> tuple[int, np.float32]:
         """The scan's slice below one of the model's, and how far towards the next that lies."""
-        at = n * self.steps[0]
+        at = (n + self.offset) * self.steps[0]
         if places is None:
             return min(int(at), self.source_shape[0] - 1), np.float32(at - int(at))
         low, part = _between(places, np.array([at]))

@@ -53,6 +53,21 @@ class ReportRow(_Part):
     mean_hu: Annotated[float | None, Field(description="mean HU inside; null without the scan")]
     sd_hu: Annotated[float | None, Field(ge=0, description="standard deviation of the HU inside")]
     touches_edge: Annotated[bool, Field(description="whether a voxel lies on the grid's edge")]
+    volume_pv_ml: Annotated[
+        _Volume,
+        Field(description="volume with voxels at the organ's ends counted in part, by the scores"),
+    ]
+    volume_low_ml: Annotated[
+        float | None,
+        Field(ge=0, description="lower end of the volume's interval; of --uncertainty"),
+    ]
+    volume_high_ml: Annotated[float | None, Field(ge=0, description="its upper end")]
+    confidence: Annotated[
+        _Share | None, Field(description="Dice that the network expects of its own mask")
+    ]
+    agreement: Annotated[
+        _Share | None, Field(description="least Dice with the masks of variants; of --uncertainty")
+    ]
     status: Annotated[
         StatusKind,
         Field(

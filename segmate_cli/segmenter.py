@@ -11,6 +11,7 @@ import numpy as np
 from segmate_cli.between import ScoredSlice, scan_slices
 from segmate_cli.bundle import Manifest
 from segmate_cli.console import Progress
+from segmate_cli.doubt.score_evidence import ScoreWatcher
 from segmate_cli.engines import FloatArray, LoadedModel
 from segmate_cli.errors import ModelError
 from segmate_cli.flow import Stopwatch, spread
@@ -18,10 +19,12 @@ from segmate_cli.guard import Batches
 from segmate_cli.inputs import neighbour_stacks
 from segmate_cli.planes import PackedPlanes, Uint8Array
 from segmate_cli.resample import ModelGrid
+from segmate_cli.variants import Variant
 
 # The model's slices by number, and what the network gets of them: (N, S, H, W).
 Batch = tuple[list[int], FloatArray]
 
+_AS_THEY_ARE = Variant("as it is")
 _NO_NUMBERS = "the network gave values that are no numbers for this scan."
 
 
@@ -58,6 +61,8 @@ class Segmenter:
         watch: Counts ``network`` and ``labels``.
         progress: Called with (stage, done, total).
         stride: Every so-manieth of the model's slices goes through the network.
+        scores: Looks at the scores that labels are decided from; None for nobody.
+        variant: How the network is shown the slices.
     """
 
     loaded: LoadedModel
@@ -66,6 +71,8 @@ class Segmenter:
     watch: Stopwatch
     progress: Progress
     stride: int = 1
+    scores: ScoreWatcher | None = None
+    variant: Variant = _AS_THEY_ARE
 
     @property
     def interpolates(self) -> bool:
@@ -88,7 +95,7 @@ class Segmenter:
             position: Where the organs begin and end; None if that is not known.
         """
         out = PackedPlanes(self.label_grid.shape)
-        scored = self._scored(slices, position)
+        scored = self._watched(self._scored(slices, position))
         if not self.interpolates:
             for each in scored:
                 out[each.number] = each.labels
@@ -98,6 +105,13 @@ class Segmenter:
             with self.watch.stage("labels"):
                 out[k] = plane
         return out
+
+    def _watched(self, scored: Iterator[ScoredSlice]) -> Iterator[ScoredSlice]:
+        for each in scored:
+            if self.scores is not None:
+                with self.watch.stage("gates"):
+                    self.scores.add(each.number // self.stride, each.labels, each.logits)
+            yield each
 
     def position(self, slices: Iterable[FloatArray]) -> SlicePosition | None:
         """Where the organs begin and end, as far as a network sees it that does not know."""
@@ -138,9 +152,9 @@ class Segmenter:
         _, rows, columns = self.grid.shape
         found: list[ScoredSlice] = []
         with self.watch.stage("network"):
-            for padded in self.batches.run(self.loaded.runner, stacks, at):
+            for padded in self.batches.run(self.loaded.runner, self.variant.given(stacks), at):
                 with self.watch.stage("labels"):
-                    logits = padded[:, :, :rows, :columns]
+                    logits = self.variant.taken(padded)[:, :, :rows, :columns]
                     if not np.isfinite(logits).all():
                         raise ModelError(_NO_NUMBERS)
                     some = numbers[len(found) : len(found) + len(logits)]

@@ -6,7 +6,7 @@ neither right nor wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from segmate_cli.doubt.anatomy import SPANS
 from segmate_cli.doubt.scan_evidence import ScanEvidence
+from segmate_cli.doubt.score_evidence import OrganScores
 from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view
 from segmate_cli.doubt.survey import Survey
 from segmate_cli.doubt.words import OrganStatus
@@ -30,6 +31,23 @@ _FEW = 12
 _AIR_HU, _TISSUE_HU = (-1300, -700), (-250, 400)
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreEvidence:
+    """What the network's scores, and those of variants of its input, say of an organ.
+
+    Attributes:
+        seen: Of the scores.
+        kept: Voxels after the clean-up over those before it.
+        agreement: Least Dice with the mask of a variant; None without variants.
+        interval_ml: Between what the volume lies; None without variants.
+    """
+
+    seen: OrganScores
+    kept: float = 1.0
+    agreement: float | None = None
+    interval_ml: tuple[float, float] | None = None
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan and its labels.
@@ -40,6 +58,7 @@ class Case:
         status: By organ key, as the evidence alone tells.
         values: Label values by organ key.
         scan: Of the scan; None without one.
+        scores: Of the network's scores by organ key; None without them.
     """
 
     survey: Survey
@@ -47,6 +66,7 @@ class Case:
     status: Mapping[str, OrganStatus]
     values: Mapping[str, tuple[int, ...]]
     scan: ScanEvidence | None = None
+    scores: Mapping[str, ScoreEvidence] | None = None
 
     @cached_property
     def places(self) -> dict[str, FloatArray]:
@@ -296,6 +316,32 @@ def fragments(case: Case) -> Measured:
 def missing(case: Case) -> Measured:
     """1 for each organ that is not found, although its place is in view."""
     return {key: 1.0 for key, each in case.status.items() if each.kind == "not_found"}
+
+
+def _told(case: Case, value: Callable[[ScoreEvidence], float | None]) -> Measured:
+    """A number of the scores by organ, of those that have enough voxels."""
+    found = {key: value(each) for key, each in (case.scores or {}).items() if key in case.places}
+    return {key: number for key, number in found.items() if number is not None}
+
+
+def confidence(case: Case) -> Measured:
+    """Dice that the network expects of its own masks."""
+    return _told(case, lambda each: each.seen.confidence)
+
+
+def agreement(case: Case) -> Measured:
+    """Least Dice with the masks of variants."""
+    return _told(case, lambda each: each.agreement)
+
+
+def surface_entropy(case: Case) -> Measured:
+    """Mean entropy at organs' surfaces."""
+    return _told(case, lambda each: each.seen.surface_entropy)
+
+
+def overlaps(case: Case) -> Measured:
+    """Shares of organs in which another one passes, too."""
+    return _told(case, lambda each: each.seen.overlap)
 
 
 # Typical distances from the cord: medians of the scans of trunks that the gates were made on.

@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from segmate_cli.doubt.verdict import Earlier, Judgement
-from segmate_cli.doubt.words import Finding, OrganStatus, Verdict
+from segmate_cli.doubt.words import NOT_TOLD, Certainty, Finding, OrganStatus, Verdict
 
 
-def status_row(status: OrganStatus) -> dict[str, Any]:
-    """An organ's status as reports and sidecars say it."""
+def status_row(status: OrganStatus, certainty: Certainty) -> dict[str, Any]:
+    """An organ's status, and what the network tells of it, as reports and sidecars say it."""
     return {
+        **certainty.as_dict(),
         "status": status.kind,
         "is_lower_bound": status.is_lower_bound,
         "faces": list(status.faces),
@@ -34,7 +35,8 @@ def judgement_record(judgement: Judgement, organs: Collection[str]) -> dict[str,
         if key in organs:
             found = judgement.evidence[key]
             volume_ml = round(found.volume_ml, 3) if found.voxels else None
-            rows.append({"organ": key, "volume_ml": volume_ml, **status_row(status)})
+            said = status_row(status, judgement.certainty.get(key, NOT_TOLD))
+            rows.append({"organ": key, "volume_ml": volume_ml, **said})
     return {
         **about(judgement.verdict, organs).as_dict(),
         "regions": list(judgement.regions),
@@ -59,4 +61,20 @@ def earlier_in(record: Mapping[str, Any]) -> Earlier:
         for each in record["findings"]
     )
     gates = tuple(str(name) for name in record["gates"])
-    return Earlier(None if circle is None else bool(circle), findings, gates)
+    certainty = {str(row["organ"]): _certainty_in(row) for row in record["organs"]}
+    return Earlier(None if circle is None else bool(circle), findings, gates, certainty)
+
+
+def _certainty_in(row: Mapping[str, Any]) -> Certainty:
+    """Of an organ's row; sidecars of older versions tell nothing."""
+
+    def number(name: str) -> float | None:
+        return None if row.get(name) is None else float(row[name])
+
+    low, high = number("volume_low_ml"), number("volume_high_ml")
+    return Certainty(
+        confidence=number("confidence"),
+        volume_pv_ml=number("volume_pv_ml"),
+        interval_ml=None if low is None or high is None else (low, high),
+        agreement=number("agreement"),
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from segmate_cli.doubt import case as measures
 from segmate_cli.doubt.anatomy import VOLUMES
@@ -17,6 +18,8 @@ from segmate_cli.doubt.words import Severity
 Limits = tuple[float | None, float | None]
 _OWN = "made on 64 scans of trunks of seven sources, and wider than these"
 _DEFINITION = "air is -1000 HU by definition"
+# Notes about the network's own doubt: an organ's status is ``low_confidence`` where one counts.
+UNSURE = ("confidence", "agreement")
 # Patients are not healthy: a volume asks for a review when it is that far outside the usual.
 _TOO_SMALL, _TOO_LARGE = 0.4, 2.5
 
@@ -34,7 +37,8 @@ class Rule:
         source: Where the limits come from.
         severity: ``review`` or ``note``.
         why: What is likely wrong where it does not pass, one sentence.
-        needs_ct: Whether it can be measured only with the scan.
+        needs: What it is measured on: the labels alone, the scan as well, or the scores that the
+            labels were made of.
     """
 
     id: str
@@ -45,7 +49,7 @@ class Rule:
     source: str
     severity: Severity
     why: str
-    needs_ct: bool = False
+    needs: Literal["labels", "scan", "scores"] = "labels"
 
 
 def _volume_limits() -> dict[str, Limits]:
@@ -109,7 +113,7 @@ RULES: tuple[Rule, ...] = (
         source=_DEFINITION,
         severity="review",
         why="The scale of the scan is shifted, or these are not HU.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="hu-no-air",
@@ -120,7 +124,7 @@ RULES: tuple[Rule, ...] = (
         source=_DEFINITION,
         severity="review",
         why="A body has air around it; without any, these are not HU, or it is cropped.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="hu-tissue",
@@ -131,7 +135,7 @@ RULES: tuple[Rule, ...] = (
         source=f"fat near -100, soft tissue 0 to 130 HU; {_OWN}",
         severity="review",
         why="Fat and soft tissue lie elsewhere than they should: shifted, or not HU.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="scan-body",
@@ -142,7 +146,7 @@ RULES: tuple[Rule, ...] = (
         source=_OWN,
         severity="review",
         why="There is hardly a body in this scan.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="scan-clipped",
@@ -153,7 +157,7 @@ RULES: tuple[Rule, ...] = (
         source="bone reaches 1000 HU and more",
         severity="note",
         why="Bone is clipped: a windowed scan, whose HU are those of its window.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="scan-width",
@@ -164,7 +168,7 @@ RULES: tuple[Rule, ...] = (
         source=f"trunks have 430 to 1270 cm2; {_OWN}",
         severity="review",
         why="The pixel spacing is wrong, or this is no trunk or neck of an adult.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="scan-thickness",
@@ -185,7 +189,7 @@ RULES: tuple[Rule, ...] = (
         source=f"0.56 to 0.74; {_OWN}",
         severity="review",
         why="The slices are not in their order, or some are missing at random.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="scan-jump",
@@ -196,7 +200,7 @@ RULES: tuple[Rule, ...] = (
         source=f"1.0 to 2.1; {_OWN}",
         severity="review",
         why="Slices are missing there, or another scan begins.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="label-order",
@@ -257,7 +261,7 @@ RULES: tuple[Rule, ...] = (
         source=f"0.07 to 1.9, 13 mirrored scans -1.27 to 0.67; {_OWN}",
         severity="review",
         why="The scan is mirrored, or the patient has situs inversus.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="size-across",
@@ -318,7 +322,7 @@ RULES: tuple[Rule, ...] = (
         source=_HU_SOURCE,
         severity="review",
         why="Other tissue was taken for it, or the scan's scale is shifted.",
-        needs_ct=True,
+        needs="scan",
     ),
     Rule(
         id="pair",
@@ -349,7 +353,51 @@ RULES: tuple[Rule, ...] = (
         source=_OWN,
         severity="note",
         why="The scan is noisy, or other tissue was taken in.",
-        needs_ct=True,
+        needs="scan",
+    ),
+    Rule(
+        id="confidence",
+        what="the Dice that the network expects of its own mask",
+        unit="",
+        measure=measures.confidence,
+        limits={"*": (0.8, None)},
+        source=_OWN,
+        severity="note",
+        why="The network was unsure where it ends.",
+        needs="scores",
+    ),
+    Rule(
+        id="agreement",
+        what="the least Dice with masks of the same scan shown otherwise",
+        unit="",
+        measure=measures.agreement,
+        limits={"*": (0.8, None)},
+        source=_OWN,
+        severity="note",
+        why="The network says something else when the scan is moved or mirrored.",
+        needs="scores",
+    ),
+    Rule(
+        id="surface-entropy",
+        what="the entropy at its surface",
+        unit="bit",
+        measure=measures.surface_entropy,
+        limits={"*": (None, 0.97)},
+        source=_OWN,
+        severity="note",
+        why="The network was unsure where it ends.",
+        needs="scores",
+    ),
+    Rule(
+        id="overlap",
+        what="the share of it that could as well be another organ",
+        unit="",
+        measure=measures.overlaps,
+        limits={"*": (None, 0.1)},
+        source=_OWN,
+        severity="note",
+        why="Two organs were seen in the same place; one of them is wrong.",
+        needs="scores",
     ),
 )
 BY_ID = {rule.id: rule for rule in RULES}

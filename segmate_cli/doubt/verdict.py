@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from segmate_cli.doubt.case import Case
-from segmate_cli.doubt.rules import RULES, Limits, Rule
+from segmate_cli.doubt.case import Case, ScoreEvidence
+from segmate_cli.doubt.rules import RULES, UNSURE, Limits, Rule
 from segmate_cli.doubt.scan_evidence import ScanEvidence
 from segmate_cli.doubt.status import OrganEvidence, gather, height_mm, regions, statuses
 from segmate_cli.doubt.survey import Survey
-from segmate_cli.doubt.words import Finding, OrganStatus, Verdict
+from segmate_cli.doubt.words import Certainty, Finding, OrganStatus, Verdict
 from segmate_cli.organs import Organ
 
 # Findings of these rules are about the scan, whatever organ they name.
 _OF_SCANS = ("order", "found")
+# Notes that change an organ's status all the same.
+_COUNTED = ("stray", *UNSURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Judgement:
         phase: Guess of the contrast phase, one phrase; None without a scan or an aorta.
         circle: Whether the scan shows nothing outside its circle; None where nobody knows.
         gates: Ids of the gates that counted.
+        certainty: What the network tells of each organ's volume, by key, as far as it is known.
     """
 
     evidence: Mapping[str, OrganEvidence]
@@ -38,21 +41,24 @@ class Judgement:
     phase: str | None
     circle: bool | None
     gates: tuple[str, ...]
+    certainty: Mapping[str, Certainty]
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What an earlier look at the scan said, for where the scan is not at hand now.
+    """What an earlier look at the scan said, for where the scan, or its scores, are not at hand.
 
     Attributes:
         circle: As in ``Judgement``.
-        findings: Of all gates; those that need the scan are taken over.
+        findings: Of all gates; those that need what is not at hand are taken over.
         gates: Ids of the gates that counted then.
+        certainty: By organ key.
     """
 
     circle: bool | None = None
     findings: tuple[Finding, ...] = ()
     gates: tuple[str, ...] = ()
+    certainty: Mapping[str, Certainty] = field(default_factory=dict)
 
 
 _NOTHING_EARLIER = Earlier()
@@ -64,6 +70,7 @@ def judge(
     scan: ScanEvidence | None = None,
     rules: Iterable[Rule] = RULES,
     earlier: Earlier = _NOTHING_EARLIER,
+    scores: Mapping[str, ScoreEvidence] | None = None,
 ) -> Judgement:
     """Apply the gates.
 
@@ -72,7 +79,8 @@ def judge(
         organs: Label value to organ.
         scan: Of the scan; without it gates that need one do not count.
         rules: The gates.
-        earlier: What is known of the scan where it is not at hand.
+        earlier: What is known of the scan and its scores where they are not at hand.
+        scores: What the network's scores say, by organ key.
     """
     rules = tuple(rules)
     circle = earlier.circle if scan is None else scan.circle
@@ -81,11 +89,11 @@ def judge(
     values = {
         key: tuple(value for value, each in organs.items() if each.key == key) for key in evidence
     }
-    case = Case(survey, evidence, status, values, scan)
+    case = Case(survey, evidence, status, values, scan, scores)
     findings = [finding for rule in rules for finding in _apply(rule, case)]
-    if scan is None:
-        taken = {rule.id for rule in rules if rule.needs_ct}
-        findings += [each for each in earlier.findings if each.rule in taken]
+    lacking = {"scan": scan is None, "scores": scores is None}
+    taken = {rule.id for rule in rules if lacking.get(rule.needs, False)}
+    findings += [each for each in earlier.findings if each.rule in taken]
     verdict = Verdict(tuple(findings))
     return Judgement(
         evidence,
@@ -95,7 +103,24 @@ def judge(
         _phase(case),
         circle,
         tuple(rule.id for rule in rules),
+        earlier.certainty if scores is None else _certainty(scores, evidence),
     )
+
+
+def _certainty(
+    scores: Mapping[str, ScoreEvidence], evidence: Mapping[str, OrganEvidence]
+) -> dict[str, Certainty]:
+    """What is told of the organs that have a voxel."""
+    return {
+        key: Certainty(
+            confidence=each.seen.confidence,
+            volume_pv_ml=each.seen.volume_pv_ml * each.kept,
+            agreement=each.agreement,
+            interval_ml=each.interval_ml,
+        )
+        for key, each in scores.items()
+        if key in evidence and evidence[key].voxels
+    }
 
 
 def _apply(rule: Rule, case: Case) -> Iterable[Finding]:
@@ -136,13 +161,19 @@ def _number(value: float) -> str:
 
 
 def _doubted(key: str, status: OrganStatus, verdict: Verdict) -> OrganStatus:
-    """An organ's status after the gates: implausible where one about it did not pass."""
+    """An organ's status after the gates: implausible where one about it did not pass.
+
+    Where all of these are about the network's own doubt, its confidence is low.
+    """
     own = [each for each in verdict.findings if each.organ == key and each.rule not in _OF_SCANS]
-    counted = [each for each in own if each.severity == "review" or each.rule == "stray"]
+    counted = [each for each in own if each.severity == "review" or each.rule in _COUNTED]
     if not counted or status.kind in ("absent", "not_found"):
         return status
+    unsure = all(each.rule in UNSURE for each in counted)
     return replace(
-        status, kind="implausible", reasons=(*status.reasons, *(each.text for each in counted))
+        status,
+        kind="low_confidence" if unsure else "implausible",
+        reasons=(*status.reasons, *(each.text for each in counted)),
     )
 
 

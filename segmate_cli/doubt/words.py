@@ -38,6 +38,37 @@ class OrganStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Certainty:
+    """What the network itself tells of an organ's volume.
+
+    Attributes:
+        confidence: Dice that it expects of its mask, by its own probabilities, 0 to 1.
+        volume_pv_ml: Volume with voxels at the organ's ends counted in part.
+        interval_ml: Lower and upper end between which the volume lies, by variants of the input.
+        agreement: Least Dice between the mask and those of the variants.
+    """
+
+    confidence: float | None = None
+    volume_pv_ml: float | None = None
+    interval_ml: tuple[float, float] | None = None
+    agreement: float | None = None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For tables and JSON."""
+        low, high = self.interval_ml or (None, None)
+        return {
+            "volume_pv_ml": None if self.volume_pv_ml is None else round(self.volume_pv_ml, 3),
+            "volume_low_ml": None if low is None else round(low, 3),
+            "volume_high_ml": None if high is None else round(high, 3),
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "agreement": None if self.agreement is None else round(self.agreement, 4),
+        }
+
+
+NOT_TOLD = Certainty()
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A gate that did not pass.
 

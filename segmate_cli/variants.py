@@ -1,0 +1,136 @@
+"""The same scan shown to the network in other ways, and what its answers say of a volume.
+
+A variant is looked at for its volumes and its overlap with the labels, never written. Each takes a
+pass over the scan; in memory is one more label map, deflated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmate_cli.bundle import Manifest
+from segmate_cli.doubt.case import ScoreEvidence
+from segmate_cli.doubt.score_evidence import OrganScores
+from segmate_cli.planes import PackedPlanes
+
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+# Half an interval on a logarithmic scale, over the spread of the variants and what is never less.
+# ``python -m benchmarks.doubt_scores intervals`` calibrates both on validation patients.
+INTERVAL_FACTOR = 2.0
+LEAST_SPREAD = 0.02
+# As much as scanners, and phases of contrast, differ at least.
+_BRIGHTER_HU = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to show a scan.
+
+    Attributes:
+        name: For people.
+        offset: How far the model's slices are moved, in slices.
+        moved: Rows and columns by which the content is moved.
+        brighter: What is added to each value that the network gets.
+    """
+
+    name: str
+    offset: float = 0.0
+    moved: tuple[int, int] = (0, 0)
+    brighter: float = 0.0
+
+    def given(self, stacks: Float32Array) -> Float32Array:
+        """What the network gets for (N, S, H, W)."""
+        if any(self.moved):
+            stacks = np.roll(stacks, self.moved, (-2, -1))
+        return stacks + np.float32(self.brighter) if self.brighter else stacks
+
+    def taken(self, logits: Float32Array) -> Float32Array:
+        """The network's answer (N, channels, H, W), as it lies on the scan."""
+        back = (-self.moved[0], -self.moved[1])
+        return np.roll(logits, back, (-2, -1)) if any(self.moved) else logits
+
+
+def variants_of(manifest: Manifest) -> tuple[Variant, ...]:
+    """Half a step along the slices; a few pixels aside; a little brighter.
+
+    Left and right are not changed: a network that has seen the liver on one side alone takes it for
+    a spleen on the other, which says nothing about its volume.
+    """
+    preprocessing = manifest.preprocessing
+    halves = (Variant("half a slice on", offset=0.5),)
+    return (
+        *(halves if preprocessing.resampling.labels == "scores" else ()),
+        Variant("moved aside", moved=(5, 7)),
+        Variant("brighter", brighter=_BRIGHTER_HU * preprocessing.window.scale),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A variant's labels beside those of the scan as it is, in voxels by label value."""
+
+    base: FloatArray
+    variant: FloatArray
+    both: FloatArray
+
+
+def overlap(base: PackedPlanes, variant: PackedPlanes, values: int) -> Overlap:
+    """Count voxels of labels 0 to ``values``, plane by plane."""
+    counts = np.zeros((3, values + 1))
+    for one, other in zip(base, variant, strict=True):
+        if not (one.any() or other.any()):
+            continue
+        for n, each in enumerate((one, other, one[one == other])):
+            counts[n] += np.bincount(each.reshape(-1), minlength=values + 1)
+    return Overlap(*counts)
+
+
+def score_evidence(
+    scores: Sequence[OrganScores],
+    kept: FloatArray,
+    keys: Sequence[str],
+    overlaps: Sequence[Overlap],
+    volume_ml: FloatArray,
+) -> dict[str, ScoreEvidence]:
+    """What scores and variants say, by organ key.
+
+    Args:
+        scores: By label value from 1 on.
+        kept: Voxels after the clean-up over those before, by label value from 0 on.
+        keys: Organ keys by label value from 1 on.
+        overlaps: Of the variants; none without ``--uncertainty``.
+        volume_ml: By label value from 0 on.
+    """
+    found = {}
+    for value, (key, seen) in enumerate(zip(keys, scores, strict=True), 1):
+        agreement, interval_ml = None, None
+        if overlaps and overlaps[0].base[value]:
+            agreement = min(_dice(each, value) for each in overlaps)
+            low, high = interval([each.variant[value] / each.base[value] for each in overlaps])
+            interval_ml = (low * float(volume_ml[value]), high * float(volume_ml[value]))
+        found[key] = ScoreEvidence(seen, float(kept[value]), agreement, interval_ml)
+    return found
+
+
+def _dice(each: Overlap, value: int) -> float:
+    together = each.base[value] + each.variant[value]
+    return float(2 * each.both[value] / together)
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """Between what a volume lies, over itself.
+
+    Args:
+        ratios: Volumes of the variants over it.
+    """
+    logs: npt.NDArray[Any] = np.log(np.clip([1.0, *ratios], 0.05, 20.0))
+    spread = float(np.sqrt(np.square(logs).sum() / len(ratios)))
+    half = INTERVAL_FACTOR * float(np.hypot(spread, LEAST_SPREAD))
+    return float(np.exp(-half)), float(np.exp(half))
