@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from segmate_cli.doubt.verdict import Judgement
 from segmate_cli.geometry import Geometry
-from segmate_cli.measurement import Measured
 from segmate_cli.volume import Labels, Volume
 
 Array = npt.NDArray[np.integer]
@@ -114,13 +114,16 @@ TITLES = {
 }
 
 
+# How long a body seems, over how long it is.
+TRUE_LENGTH = {"half": 0.5, "zlong": 2.0}
+
+
 def _value(patient: Patient, key: str) -> int:
     return next(value for value, organ in patient.labels.organs.items() if organ.key == key)
 
 
-def whole(measured: Measured, *keys: str) -> bool:
-    kinds = {each.organ.key: each.status.kind for each in measured.stats}
-    return all(kinds[key] == "complete" for key in keys)
+def whole(judged: Judgement, *keys: str) -> bool:
+    return all(judged.status[key].kind == "complete" for key in keys)
 
 
 def liver_cut(patient: Patient, rng: random.Random, _: list[Patient]) -> Patient | None:
@@ -202,3 +205,9 @@ BUILT: dict[str, Failure] = {
     "8-bit range": eight_bit,
     "MR-like": like_mr,
 }
+# Organs that must be whole before; and failures that leave the scan as it is.
+NEEDED = {
+    "liver cut by the field of view": ("liver",),
+    "kidney removed": ("kidney_left", "kidney_right"),
+}
+ON_LABELS = ("kidney removed", "other organ's label")

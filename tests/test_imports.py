@@ -24,6 +24,7 @@ LAYERS = (
     ("doubt.survey", "doubt.score_evidence"),
     ("doubt.status", "doubt.scan_evidence"),
     ("doubt.case",),
+    ("doubt.handed", "doubt.sizes"),
     ("doubt.rules",),
     ("doubt.verdict",),
     ("doubt.record", "doubt.gates_file"),

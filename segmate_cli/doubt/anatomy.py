@@ -63,9 +63,11 @@ SPANS = {
     "spleen": Span(-97, -18, 75),
 }
 
-# Over the top of the liver: collar bones, lower end of the lungs, iliac crests.
+# Over the top of the liver: base of the skull (the cord's upper end), collar bones, lower end of
+# the lungs, iliac crests.
 REGIONS = {
-    "neck": (200.0, 330.0),
+    "head": (288.0, 500.0),
+    "neck": (200.0, 288.0),
     "chest": (-30.0, 200.0),
     "abdomen": (-220.0, 0.0),
     "pelvis": (-420.0, -220.0),

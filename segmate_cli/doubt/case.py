@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.doubt.anatomy import SPANS
 from segmate_cli.doubt.scan_evidence import ScanEvidence
 from segmate_cli.doubt.score_evidence import OrganScores
 from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view
@@ -29,6 +28,10 @@ Measured = dict[str, float]
 _FEW = 12
 # Where bodies are told from air, and fat and soft tissue from lung and bone.
 _AIR_HU, _TISSUE_HU = (-1300, -700), (-250, 400)
+# Less of an organ at the edge of a scan is not judged by its HU, nor by its place.
+_SLIVER_MM = 25.0
+# Metal is denser than any bone or tooth.
+_METAL_HU = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,13 @@ class Case:
     def in_view(self) -> dict[str, bool | None]:
         """Whether each organ's usual place is in view, as the other organs tell."""
         return in_view(self.organs, height_mm(self.survey))
+
+    def is_sliver(self, key: str) -> bool:
+        """Whether no more of an organ is in view than a few slices at the scan's edge."""
+        each = self.organs[key]
+        if each.span_mm is None or not {"superior", "inferior"} & {*each.faces}:
+            return False
+        return each.span_mm[1] - each.span_mm[0] < _SLIVER_MM
 
     def middle(self, key: str) -> FloatArray | None:
         """Mean place of an organ, LPS mm."""
@@ -194,7 +204,7 @@ def jump_ratio(case: Case) -> Measured:
 
 def sides_mm(case: Case) -> Measured:
     """How far left of the cord each organ's middle lies."""
-    midline = _midline_mm(case)
+    midline = midline_mm(case)
     if midline is None:
         return {}
     own = {"spinal_cord"}
@@ -205,7 +215,8 @@ def sides_mm(case: Case) -> Measured:
     }
 
 
-def _midline_mm(case: Case) -> float | None:
+def midline_mm(case: Case) -> float | None:
+    """How far left the body's middle lies: the cord, or the middle between the lungs."""
     cord = case.middle("spinal_cord")
     if cord is not None:
         return float(cord[0])
@@ -216,14 +227,14 @@ def _midline_mm(case: Case) -> float | None:
 
 
 def front_mm(case: Case) -> Measured:
-    """How far in front of the cord each organ's middle lies."""
+    """How far in front of the cord each organ's middle lies; slivers are left out."""
     cord = case.middle("spinal_cord")
     if cord is None:
         return {}
     return {
         key: float(cord[1] - places[:, 1].mean())
         for key, places in case.places.items()
-        if key != "spinal_cord"
+        if key != "spinal_cord" and not case.is_sliver(key)
     }
 
 
@@ -275,8 +286,8 @@ def cut_volumes_ml(case: Case) -> Measured:
 
 
 def mean_hu(case: Case) -> Measured:
-    """Mean HU by organ."""
-    return {key: float(hu.mean()) for key, hu in case.hu.items()}
+    """Mean HU by organ, slivers left out: their voxels are half something else."""
+    return {key: float(hu.mean()) for key, hu in case.hu.items() if not case.is_sliver(key)}
 
 
 def spread_hu(case: Case) -> Measured:
@@ -313,9 +324,64 @@ def fragments(case: Case) -> Measured:
     return found
 
 
+def holes(case: Case) -> Measured:
+    """Background that an organ shuts in, over the organ."""
+    import cc3d
+
+    labels = case.survey.small.labels
+    found: Measured = {}
+    for key in case.places:
+        mask = np.isin(labels, case.values[key])
+        box = tuple(
+            slice(int(hit[0]), int(hit[-1]) + 1)
+            for hit in (np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1)))
+        )
+        around = np.pad((labels[box] == 0).astype(np.uint8), 1, constant_values=1)
+        parts = cc3d.connected_components(around, connectivity=6)
+        inside = np.count_nonzero((parts > 0) & (parts != parts[0, 0, 0]))
+        found[key] = inside / float(np.count_nonzero(mask))
+    return found
+
+
+def flicker(case: Case) -> Measured:
+    """How much an organ differs between neighbouring slices, over the next but one."""
+    voxel_ml = case.survey.geometry.voxel_ml
+    found: Measured = {}
+    for key, values in case.values.items():
+        counted = [value for value in values if value < case.survey.voxels.size]
+        near, far = (float(each[counted].sum()) for each in case.survey.changed_of)
+        if far * voxel_ml > _FLICKER_ML:
+            found[key] = near / far
+    return found
+
+
+def scan_noise(case: Case) -> Measured:
+    """Standard deviation of the noise in soft tissue."""
+    if case.scan is None or case.scan.noise_hu is None:
+        return {}
+    return {"noise": case.scan.noise_hu}
+
+
+def metal_share(case: Case) -> Measured:
+    """Share of voxels that only metal has."""
+    if case.scan is None:
+        return {}
+    return {"metal": float(np.mean(case.scan.small_hu >= _METAL_HU))}
+
+
+def scanned_mm(case: Case) -> Measured:
+    """How far the scan reaches along the body."""
+    return {"height": height_mm(case.survey)}
+
+
 def missing(case: Case) -> Measured:
-    """1 for each organ that is not found, although its place is in view."""
-    return {key: 1.0 for key, each in case.status.items() if each.kind == "not_found"}
+    """1 for each organ that is not found, although its place is in view, or no organ is."""
+    nothing = not any(each.voxels for each in case.organs.values())
+    return {
+        key: 1.0
+        for key, each in case.status.items()
+        if each.kind == "not_found" and (nothing or case.in_view[key])
+    }
 
 
 def _told(case: Case, value: Callable[[ScoreEvidence], float | None]) -> Measured:
@@ -344,111 +410,5 @@ def overlaps(case: Case) -> Measured:
     return _told(case, lambda each: each.seen.overlap)
 
 
-# Typical distances from the cord: medians of the scans of trunks that the gates were made on.
-_ACROSS_MM = {
-    **{"lung_left": 77.0, "lung_right": 70.0, "liver": 68.0, "spleen": 99.0},
-    **{"kidney_left": 71.0, "kidney_right": 71.0},
-}
-# Lengths along the body over widths, as standard deviations of places, of whole organs.
-_SHAPES = {
-    **{"heart": 0.56, "kidney_left": 1.15, "kidney_right": 1.14, "liver": 0.55},
-    **{"lung_left": 0.98, "lung_right": 0.90, "spleen": 0.68},
-}
-# Ends of organs that two readers would put at the same height; and how far apart two must be.
-_SHARP_ENDS = {
-    **{"lung_left": "both", "lung_right": "both", "heart": "both", "liver": "high"},
-    **{"kidney_left": "both", "kidney_right": "both", "spleen": "both", "trachea": "low"},
-}
-_APART_MM = 60.0
-
-
-def size_across(case: Case) -> Measured:
-    """Distances of organs from the cord, left and right, over what is typical."""
-    sides = sides_mm(case)
-    ratios = [abs(sides[key]) / usual for key, usual in _ACROSS_MM.items() if key in sides]
-    return {"across": float(np.median(ratios))} if ratios else {}
-
-
-def size_along(case: Case) -> Measured:
-    """Distances between ends of organs along the body over the reference adult's, and shapes."""
-    ratios = [*_end_ratios(case)]
-    for key, places in case.places.items():
-        if case.status[key].kind == "complete" and key in _SHAPES:
-            x, y, z = places.std(axis=0)
-            ratios.append(float(z / np.hypot(x, y)) / _SHAPES[key])
-    return {"along": float(np.median(ratios))} if len(ratios) >= 5 else {}
-
-
-def _end_ratios(case: Case) -> list[float]:
-    ends: list[tuple[float, float]] = []
-    for key, which in _SHARP_ENDS.items():
-        each = case.organs.get(key)
-        if each is None or each.span_mm is None or key not in case.places:
-            continue
-        if which != "high" and "inferior" not in each.faces:
-            ends.append((SPANS[key].low_mm, each.span_mm[0]))
-        if which != "low" and "superior" not in each.faces:
-            ends.append((SPANS[key].high_mm, each.span_mm[1]))
-    return [
-        (own - other) / (usual - reference)
-        for usual, own in ends
-        for reference, other in ends
-        if usual - reference >= _APART_MM
-    ]
-
-
-# What makes a trunk left- or right-handed: typical mm to the left of the cord or of the middle.
-_HANDED_MM = {"liver and spleen": -47.0, "aorta": 12.0, "tissue": -11.0}
-_LIVER_LEVEL_MM = 120.0
-
-
-def handedness(case: Case) -> Measured:
-    """Liver, aorta and the tissue at their level: 1 for where they usually lie, -1 mirrored.
-
-    A network that has seen many bodies names organs by their place, so that their names alone do
-    not tell a mirrored scan.
-    """
-    midline = _midline_mm(case)
-    if midline is None:
-        return {}
-    found = {}
-    both = [case.places[key][:, 0] for key in ("liver", "spleen") if key in case.places]
-    if both:
-        found["liver and spleen"] = float(np.concatenate(both).mean()) - midline
-    if "aorta" in case.places:
-        found["aorta"] = float(case.places["aorta"][:, 0].mean()) - midline
-    tissue = _tissue_mm(case)
-    if tissue is not None:
-        found["tissue"] = tissue
-    if len(found) < 2:
-        return {}
-    parts = [np.clip(value / _HANDED_MM[name], -2.0, 2.0) for name, value in found.items()]
-    return {"handedness": float(np.mean(parts))}
-
-
-def _tissue_mm(case: Case) -> float | None:
-    """How far left of the body's middle soft tissue lies at the level of the liver."""
-    if case.scan is None or "liver" not in case.places:
-        return None
-    geometry = case.survey.small.geometry
-    axis = next(n for n, letter in enumerate(geometry.directions) if letter in "SI")
-    inverse = np.linalg.inv(geometry.affine)
-    top = case.places["liver"][np.argmax(case.places["liver"][:, 2])]
-    bottom = top - (0.0, 0.0, _LIVER_LEVEL_MM)
-    ends = sorted(float((inverse[:3, :3] @ at + inverse[:3, 3])[axis]) for at in (top, bottom))
-    level = slice(max(0, round(ends[0])), round(ends[1]) + 1)
-    hu = np.moveaxis(case.scan.small_hu, axis, 0)[level]
-    means = []
-    for low, high in ((0, 250), (-300, 4000)):
-        mask = (hu > low) & (hu < high)
-        count = np.count_nonzero(mask)
-        if count < 50:
-            return None
-        middle = [
-            float((np.arange(n) * mask.sum(axis=others)).sum()) / count
-            for n, others in zip(mask.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
-        ]
-        along = middle.pop(0) + level.start
-        middle.insert(axis, along)
-        means.append(float(geometry.to_lps_mm(middle)[0]))
-    return means[0] - means[1]
+# Of an organ less may change by chance.
+_FLICKER_ML = 15.0

@@ -14,6 +14,8 @@ from segmate_cli.organs import Organ
 
 # Bodies differ from the reference adult by about that much.
 _MARGIN_MM = 25.0
+# Uncut organs that are shorter than such a share of the usual do not tell where they lie.
+_WHOLE_SHARE = 0.5
 # A region is in view if as much of it is.
 _REGION_MM = 60.0
 
@@ -144,6 +146,8 @@ def _liver_top_mm(evidence: Mapping[str, OrganEvidence]) -> float | None:
             continue
         usual = SPANS[key]
         low, high = each.span_mm
+        if not each.faces and high - low < _WHOLE_SHARE * (usual.high_mm - usual.low_mm):
+            continue  # ends of a part, as where a scan is masked: not the organ's own
         middles.append((low + high - usual.low_mm - usual.high_mm) / 2)
         if "inferior" not in each.faces:
             ends.append(low - usual.low_mm)

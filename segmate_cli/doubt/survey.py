@@ -57,6 +57,7 @@ class Survey:
         circle_mm2: Area on the circle that the slices' shorter side goes round; 0 where slices are
             not stored axially.
         changed: Labelled voxels that differ from the next slice, and from the next but one.
+        changed_of: The same by value, twice: voxels that have the value in one of the two.
         small: A small copy.
     """
 
@@ -67,6 +68,7 @@ class Survey:
     edge_mm2: FloatArray
     circle_mm2: FloatArray
     changed: tuple[float, float]
+    changed_of: tuple[FloatArray, FloatArray]
     small: Small
 
 
@@ -124,6 +126,7 @@ class Surveyor:
         self._circle = np.zeros(self._n)
         self._ring = _ring(geometry, weights)
         self._changed = [0.0, 0.0]
+        self._changed_of = np.zeros((2, self._n))
         self._recent: list[LabelArray] = []  # at most two planes, the later one last
         self._waiting: list[LabelArray] = []
         self._steps = small_steps(geometry)
@@ -225,9 +228,11 @@ class Surveyor:
             where = _where(now != before)
             across = self._rows[where[1]] * self._columns[where[2]]
             self._changed[lag - 1] += float(across.sum())
-            if lag == 1:
-                for side in (now, before):
-                    self._surface += self._areas[0] * self._counted(side[where], across)
+            for side in (now, before):
+                counted = self._counted(side[where], across)
+                self._changed_of[lag - 1] += counted
+                if lag == 1:
+                    self._surface += self._areas[0] * counted
 
     def survey(self) -> Survey:
         """What has been counted."""
@@ -245,6 +250,7 @@ class Surveyor:
             edge_mm2=edge,
             circle_mm2=self._circle,
             changed=(self._changed[0], self._changed[1]),
+            changed_of=(self._changed_of[0], self._changed_of[1]),
             small=Small(np.stack(self._small), small_geometry(self._geometry)),
         )
 

@@ -1,0 +1,110 @@
+"""Sizes of organs and distances between them, over the usual: what tells a wrong spacing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segmate_cli.doubt.anatomy import SPANS
+from segmate_cli.doubt.case import Case, Measured, sides_mm
+
+# Of the usual length of an organ that must be in view before its distance from the cord counts.
+_IN_VIEW_SHARE = 0.5
+# Of an organ that is cut, less of its length says nothing of its shape.
+_SHAPED_MM = 60.0
+# Typical distances from the cord: medians of the scans of trunks that the gates were made on.
+_ACROSS_MM = {
+    **{"lung_left": 77.0, "lung_right": 70.0, "liver": 68.0, "spleen": 99.0},
+    **{"kidney_left": 71.0, "kidney_right": 71.0},
+}
+# Lengths along the body over widths, as standard deviations of places, of whole organs.
+_SHAPES = {
+    **{"heart": 0.56, "kidney_left": 1.15, "kidney_right": 1.14, "liver": 0.55},
+    **{"lung_left": 0.98, "lung_right": 0.90, "spleen": 0.68},
+}
+# Areas seen along the body over those seen from front and side, of whole and of cut organs.
+_FACING = {
+    key: {"complete": whole, "truncated": cut}
+    for key, whole, cut in (
+        *(("lung_left", 0.38, 0.38), ("lung_right", 0.40, 0.40), ("heart", 0.76, 0.59)),
+        *(("liver", 0.56, 0.65), ("spleen", 0.44, 0.57)),
+        *(("kidney_left", 0.42, 0.39), ("kidney_right", 0.37, 0.41)),
+    )
+}
+# Ends of organs that two readers would put at the same height; and how far apart two must be.
+_SHARP_ENDS = {
+    **{"lung_left": "both", "lung_right": "both", "heart": "both", "liver": "high"},
+    **{"kidney_left": "both", "kidney_right": "both", "spleen": "both", "trachea": "low"},
+}
+_APART_MM = 60.0
+
+
+def size_across(case: Case) -> Measured:
+    """Distances of organs from the cord, left and right, over what is typical."""
+    sides = sides_mm(case)
+    ratios = [
+        abs(sides[key]) / usual
+        for key, usual in _ACROSS_MM.items()
+        if key in sides and _mostly_in_view(case, key)
+    ]
+    return {"across": float(np.median(ratios))} if ratios else {}
+
+
+def _mostly_in_view(case: Case, key: str) -> bool:
+    """Whether half an organ's usual length is: the tip of a lung is nearer to the cord."""
+    span_mm = case.organs[key].span_mm
+    usual_mm = SPANS[key].high_mm - SPANS[key].low_mm
+    return span_mm is not None and span_mm[1] - span_mm[0] >= _IN_VIEW_SHARE * usual_mm
+
+
+def size_along(case: Case) -> Measured:
+    """Distances between ends of organs along the body over the reference adult's, and shapes."""
+    ratios = [*_end_ratios(case)]
+    for key, places in case.places.items():
+        if case.status[key].kind == "complete" and key in _SHAPES:
+            x, y, z = places.std(axis=0)
+            ratios.append(float(z / np.hypot(x, y)) / _SHAPES[key])
+    return {"along": float(np.median(ratios))} if len(ratios) >= 5 else {}
+
+
+def size_facing(case: Case) -> Measured:
+    """Areas of organs seen along the body over those seen across it, over the usual.
+
+    Twice, or half, where slices lie twice, or half, as far apart as they should; and this of any
+    part of an organ, wherever the scan ends.
+    """
+    small = case.survey.small
+    axis = next(n for n, letter in enumerate(small.geometry.directions) if letter in "SI")
+    sizes = small.geometry.spacing_mm
+    ratios = []
+    for key, usual in _FACING.items():
+        kind = case.status[key].kind if key in case.places else ""
+        low_mm, high_mm = case.organs[key].span_mm or (0.0, 0.0)
+        if kind not in usual or (kind == "truncated" and high_mm - low_mm < _SHAPED_MM):
+            continue
+        mask = np.isin(small.labels, case.values[key])
+        areas = [
+            np.count_nonzero(mask[1:] != mask[:-1]) * float(np.prod(sizes)) / size
+            for size, mask in ((sizes[n], np.moveaxis(mask, n, 0)) for n in range(3))
+        ]
+        along = areas.pop(axis)
+        if along > 0 and sum(areas) > 0:
+            ratios.append(along / sum(areas) / usual[kind])
+    return {"facing": float(np.median(ratios))} if len(ratios) >= 2 else {}
+
+
+def _end_ratios(case: Case) -> list[float]:
+    ends: list[tuple[float, float]] = []
+    for key, which in _SHARP_ENDS.items():
+        each = case.organs.get(key)
+        if each is None or each.span_mm is None or key not in case.places:
+            continue
+        if which != "high" and "inferior" not in each.faces:
+            ends.append((SPANS[key].low_mm, each.span_mm[0]))
+        if which != "low" and "superior" not in each.faces:
+            ends.append((SPANS[key].high_mm, each.span_mm[1]))
+    return [
+        (own - other) / (usual - reference)
+        for usual, own in ends
+        for reference, other in ends
+        if usual - reference >= _APART_MM
+    ]
