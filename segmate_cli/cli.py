@@ -126,6 +126,11 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         help="DICOM: each CT series; -o is a folder, or a name with {series} in it",
     )
     add.add_argument("--fast", action="store_true", help="every second slice, interpolated")
+    add.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="show the scan in three more ways, and give each volume an interval",
+    )
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
     _add_gates(add)
     add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")

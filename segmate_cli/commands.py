@@ -112,6 +112,7 @@ def _set_up(
         organs=args.organs,
         check_hu=not args.no_hu_check,
         fast=args.fast,
+        uncertainty=args.uncertainty,
         rules=rules_of(args),
         # The system's own folder is often small, or in memory.
         temporary_folder=None if os.environ.get("TMPDIR") else outputs[0].parent,

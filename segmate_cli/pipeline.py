@@ -260,6 +260,7 @@ def plan_for(
         threads=options.threads,
         held_bytes=held_bytes,
         gpu_cap_bytes=options.gpu_memory_cap_bytes,
+        variants=options.uncertainty,
     )
 
 

@@ -150,6 +150,7 @@ def make_plan(
     threads: int | None = None,
     held_bytes: int | None = None,
     gpu_cap_bytes: int | None = None,
+    variants: bool = False,
 ) -> Plan:
     """Plan a run from a scan's header; no voxel is read.
 
@@ -163,6 +164,7 @@ def make_plan(
         held_bytes: What the process holds, with the model and without the scan's slices; None
             measures it where the model is loaded, and estimates it for a bundle.
         gpu_cap_bytes: What the engine may take of a GPU's memory, where the model is on one.
+        variants: Whether the scan is shown in other ways, too (``--uncertainty``).
 
     Raises:
         MemoryCapError: It does not fit under the cap; the message names the least cap that does.
@@ -180,7 +182,7 @@ def make_plan(
     smallest = best if batch_size else 1
     held = _held_bytes(model) if held_bytes is None else held_bytes
     sizes = range(best, smallest - 1, -1)
-    plans = {size: _stages(scan, model, grid, size, held) for size in sizes}
+    plans = {size: _stages(scan, model, grid, size, held, variants) for size in sizes}
     needs = {size: _cap_for(stages) for size, stages in plans.items()}
     fits = (size for size in needs if cap.size_bytes is None or needs[size] <= cap.size_bytes)
     chosen = next(fits, None)
@@ -295,7 +297,12 @@ def slices_bytes(grid: ModelGrid, preprocessing: Preprocessing) -> int:
 
 
 def _stages(
-    scan: Scan, model: LoadedModel | Bundle, grid: ModelGrid, batch_size: int, held_bytes: int
+    scan: Scan,
+    model: LoadedModel | Bundle,
+    grid: ModelGrid,
+    batch_size: int,
+    held_bytes: int,
+    variants: bool,
 ) -> tuple[Stage, ...]:
     manifest = model.manifest
     rows, columns = padded_shape(grid, manifest.preprocessing)
@@ -314,7 +321,7 @@ def _stages(
     held = (
         Buffer("Python, libraries and network", held_bytes),
         # Deflated; a plane of background takes next to nothing, one of noise more.
-        Buffer("labels on the model's grid", voxels // 20),
+        Buffer("labels on the model's grid", (2 if variants else 1) * voxels // 20),
         # Kept by the engine for the next batch, and by the allocator, to the end.
         Buffer(
             f"batch of {batch_size} in the network",

@@ -21,10 +21,15 @@ from segmate_cli.planes import PackedPlanes
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 
-# Half an interval on a logarithmic scale, over the spread of the variants and what is never less.
-# ``python -m benchmarks.doubt_scores intervals`` calibrates both on validation patients.
-INTERVAL_FACTOR = 2.0
-LEAST_SPREAD = 0.02
+# Half an interval on a logarithmic scale: so many times the spread of the variants, and beside that
+# how far hands were from the network on validation patients, whose share of 0.9 is within it.
+# ``python -m benchmarks.doubt_scores`` measures these; run it again for other weights.
+_SPREADS = 2.0
+_LEAST = {
+    **{"lung_left": 0.10, "lung_right": 0.10, "liver": 0.14, "spleen": 0.14, "heart": 0.14},
+    **{"kidney_left": 0.27, "kidney_right": 0.27},
+}
+_LEAST_OF_OTHERS = 0.32
 # As much as scanners, and phases of contrast, differ at least.
 _BRIGHTER_HU = 10.0
 
@@ -113,7 +118,8 @@ def score_evidence(
         agreement, interval_ml = None, None
         if overlaps and overlaps[0].base[value]:
             agreement = min(_dice(each, value) for each in overlaps)
-            low, high = interval([each.variant[value] / each.base[value] for each in overlaps])
+            ratios = [float(each.variant[value] / each.base[value]) for each in overlaps]
+            low, high = interval(key, ratios)
             interval_ml = (low * float(volume_ml[value]), high * float(volume_ml[value]))
         found[key] = ScoreEvidence(seen, float(kept[value]), agreement, interval_ml)
     return found
@@ -124,13 +130,18 @@ def _dice(each: Overlap, value: int) -> float:
     return float(2 * each.both[value] / together)
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float]:
+def interval(key: str, ratios: Sequence[float]) -> tuple[float, float]:
     """Between what a volume lies, over itself.
 
     Args:
+        key: Of the organ.
         ratios: Volumes of the variants over it.
     """
-    logs: npt.NDArray[Any] = np.log(np.clip([1.0, *ratios], 0.05, 20.0))
-    spread = float(np.sqrt(np.square(logs).sum() / len(ratios)))
-    half = INTERVAL_FACTOR * float(np.hypot(spread, LEAST_SPREAD))
+    half = float(np.hypot(_SPREADS * spread(ratios), _LEAST.get(key, _LEAST_OF_OTHERS)))
     return float(np.exp(-half)), float(np.exp(half))
+
+
+def spread(ratios: Sequence[float]) -> float:
+    """How far the variants' volumes lie from the scan's own, on a logarithmic scale."""
+    logs: npt.NDArray[Any] = np.log(np.clip(ratios, 0.05, 20.0))
+    return float(np.sqrt(np.square(logs).mean()))

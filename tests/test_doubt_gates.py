@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -146,9 +147,9 @@ FAILURES = {
     "back to front": (back_to_front, {"front"}),
     "shuffled": (shuffled, {"scan-order", "label-order"}),
     "stacked": (stacked, {"scan-jump"}),
-    "half the slices": (half_the_slices, {"size-along"}),
-    "slices twice as far apart": (scaled(2, 1, 1), {"size-along"}),
-    "pixels half as large": (scaled(1, 0.5, 0.5), {"size-across"}),
+    "half the slices": (half_the_slices, {"size-along", "size-facing"}),
+    "slices twice as far apart": (scaled(2, 1, 1), {"size-along", "size-facing"}),
+    "pixels half as large": (scaled(1, 0.5, 0.5), {"size-across", "size-facing"}),
     "pixels twice as large": (scaled(1, 2, 2), {"size-across"}),
     "all twice as large": (scaled(2, 2, 2), {"size-across"}),
     "100 HU up": (shifted(100), {"hu-air"}),
@@ -175,8 +176,70 @@ def test_every_gate_fires_on_something_built(body):
     """A gate that nothing here makes fire could be broken without anybody seeing."""
     fired = set().union(*(make(body).rules() for make, _ in FAILURES.values()))
     notes = {rule.id for rule in RULES if rule.severity == "note"}
-    own_test = {"pair", "fragments", "volume-cut", "scan-width", "hu-tissue"}
+    own_test = {"pair", "fragments", "volume-cut", "scan-width", "hu-tissue", "holes"}
     assert fired >= set(BY_ID) - notes - own_test
+
+
+def notes(body: Body) -> set[str]:
+    return {each.rule for each in body.measured().verdict.findings if each.severity == "note"}
+
+
+def test_a_hollow_organ_has_a_hole(body):
+    values = body.labels.copy()
+    inner = values == LABELS["spleen"]
+    for axis, shift in itertools.product(range(3), (2, -2)):
+        inner &= np.roll(values == LABELS["spleen"], shift, axis)
+    values[inner] = 0
+    assert "holes" in body.but(labels=values).rules()
+
+
+def test_noise_and_metal_are_noted(body):
+    rng = np.random.default_rng(5)
+    assert "scan-noise" in notes(body.but(hu=body.hu + rng.normal(0, 70, body.hu.shape)))
+    assert notes(body.but(hu=body.hu + rng.normal(0, 15, body.hu.shape))) == set()
+    hu = body.hu.copy()
+    hu[20:40, :9, :9] = 3071
+    assert notes(body.but(hu=hu)) == {"scan-metal"}
+
+
+def test_an_organ_that_comes_and_goes_is_noted(body):
+    values = body.labels.copy()
+    values[::2][values[::2] == LABELS["kidney_left"]] = 0
+    assert "flicker" in notes(body.but(labels=values))
+
+
+def test_a_slab_is_noted_as_too_short_and_not_judged_by_shapes(body):
+    middle = len(body.hu) // 2
+    slab = body.but(hu=body.hu[middle : middle + 12], labels=body.labels[middle : middle + 12])
+    measured = slab.measured()
+    assert "scan-height" in {each.rule for each in measured.verdict.findings}
+    assert measured.verdict.word == "ok"
+
+
+def test_a_mask_that_changes_from_slice_to_slice_is_no_jump(body):
+    hu = body.hu.copy()
+    for k in range(0, len(hu), 3):
+        hu[k, : 20 + k % 9] = -1024
+        hu[k, :, : 30 + k % 7] = -1024
+    assert "scan-jump" not in body.but(hu=hu).rules()
+
+
+def test_a_sliver_at_the_edge_is_not_judged_by_its_hu(body):
+    heart = np.flatnonzero((body.labels == LABELS["heart"]).any(axis=(1, 2)))
+    hu = body.hu.copy()
+    hu[body.labels == LABELS["heart"]] = -90
+    for kept, judged in ((3, False), (12, True)):
+        part = slice(heart[-1] + 1 - kept, None)
+        measured = body.but(hu=hu[part], labels=body.labels[part]).measured()
+        found = {(each.rule, each.organ) for each in measured.verdict.findings}
+        assert (("hu", "heart") in found) == judged
+
+
+def test_the_head_is_a_region(body):
+    from segmate_cli.doubt.status import OrganEvidence, regions
+
+    cord = OrganEvidence(organs.organ("spinal_cord"), 9, 9.0, ("inferior",), 0.1, (0.0, 150.0))
+    assert regions({"spinal_cord": cord}, 320.0)[:2] == ("head", "neck")
 
 
 def test_a_speck_of_an_organ_is_implausible(body):

@@ -95,7 +95,7 @@ def _measure(job: Job, settings: Settings, model: LoadedModel, scan: Scan) -> Me
         tally.add(plane, hu)
     wanted = [organ for _, organ in sorted(labels.organs.items())]
     rules = pipeline.rules_for(model.manifest, predict_options(settings).rules)
-    return tally.measured(labels.organs, wanted, rules)
+    return tally.measured(labels.organs, wanted, rules, sidecar.earlier_of(path))
 
 
 def _tell_sidecar(job: Job, measured: Measured) -> None:

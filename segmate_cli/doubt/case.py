@@ -7,7 +7,7 @@ neither right nor wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from segmate_cli.doubt.scan_evidence import ScanEvidence
 from segmate_cli.doubt.score_evidence import OrganScores
 from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view
 from segmate_cli.doubt.survey import Survey
-from segmate_cli.doubt.words import OrganStatus
+from segmate_cli.doubt.words import Certainty, OrganStatus
 
 Mask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -62,6 +62,7 @@ class Case:
         values: Label values by organ key.
         scan: Of the scan; None without one.
         scores: Of the network's scores by organ key; None without them.
+        certainty: What the network told of each organ, now or earlier.
     """
 
     survey: Survey
@@ -70,6 +71,7 @@ class Case:
     values: Mapping[str, tuple[int, ...]]
     scan: ScanEvidence | None = None
     scores: Mapping[str, ScoreEvidence] | None = None
+    certainty: Mapping[str, Certainty] = field(default_factory=dict)
 
     @cached_property
     def places(self) -> dict[str, FloatArray]:
@@ -384,15 +386,15 @@ def missing(case: Case) -> Measured:
     }
 
 
-def _told(case: Case, value: Callable[[ScoreEvidence], float | None]) -> Measured:
-    """A number of the scores by organ, of those that have enough voxels."""
-    found = {key: value(each) for key, each in (case.scores or {}).items() if key in case.places}
+def _told(case: Case, value: Callable[[Certainty], float | None]) -> Measured:
+    """A number that was told of organs, of those that have enough voxels."""
+    found = {key: value(each) for key, each in case.certainty.items() if key in case.places}
     return {key: number for key, number in found.items() if number is not None}
 
 
 def confidence(case: Case) -> Measured:
     """Dice that the network expects of its own masks."""
-    return _told(case, lambda each: each.seen.confidence)
+    return _told(case, lambda each: each.confidence)
 
 
 def agreement(case: Case) -> Measured:
@@ -402,12 +404,14 @@ def agreement(case: Case) -> Measured:
 
 def surface_entropy(case: Case) -> Measured:
     """Mean entropy at organs' surfaces."""
-    return _told(case, lambda each: each.seen.surface_entropy)
+    scores = (case.scores or {}).items()
+    return {key: each.seen.surface_entropy for key, each in scores if key in case.places}
 
 
 def overlaps(case: Case) -> Measured:
     """Shares of organs in which another one passes, too."""
-    return _told(case, lambda each: each.seen.overlap)
+    scores = (case.scores or {}).items()
+    return {key: each.seen.overlap for key, each in scores if key in case.places}
 
 
 # Of an organ less may change by chance.

@@ -15,10 +15,11 @@ Hounsfield = npt.NDArray[np.int16]
 
 # Slices are compared between air and blood: bone and metal would drown the rest.
 _COMPARED_HU = (-1000, 200)
-# What is masked, or the air around a body, is no higher; and fewer pixels say nothing.
-_SHOWN_HU, _FEW = -990.0, 30
-# Soft tissue, and differences of neighbouring pixels in it by HU: more count as so many.
-_SOFT_HU, _GRAIN_BINS = (-20, 130), 151
+# Where so much of a slice has the lowest of its values, that is no scanned air but a mask; and
+# fewer pixels than that say nothing.
+_MASKED_SHARE, _FEW = 0.2, 30
+# Fat and soft tissue, and differences of neighbouring pixels in it by HU: more count as so many.
+_SOFT_HU, _GRAIN_BINS = (-160, 240), 401
 # What lies lower was not scanned; air as such is not padding, unless a scanner's -1024 or less.
 _LOWEST_SCANNED, _AIR = -1500, -1000
 
@@ -69,7 +70,7 @@ class ScanWatcher:
                 low, high = self._beyond
                 self._beyond = (min(low, int(values.min())), max(high, int(values.max())))
         compared = np.clip(few, *_COMPARED_HU).astype(np.float32)
-        shown = compared > _SHOWN_HU
+        shown = _shown(few)
         for (before, there), differences in zip(
             reversed(self._recent), self._differences, strict=False
         ):
@@ -103,6 +104,13 @@ class ScanWatcher:
             noise_hu=_noise_hu(self._grain),
             circle=bool(self._outside.size) and padded,
         )
+
+
+def _shown(plane: Hounsfield) -> npt.NDArray[np.bool_]:
+    """What of a slice is not blank."""
+    blank = plane <= min(int(plane.min()), _AIR)
+    shown: npt.NDArray[np.bool_] = ~blank
+    return shown if np.mean(blank) > _MASKED_SHARE else np.ones_like(shown)
 
 
 def _noise_hu(grain: npt.NDArray[np.int64]) -> float | None:

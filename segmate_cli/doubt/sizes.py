@@ -6,11 +6,14 @@ import numpy as np
 
 from segmate_cli.doubt.anatomy import SPANS
 from segmate_cli.doubt.case import Case, Measured, sides_mm
+from segmate_cli.doubt.status import height_mm
 
 # Of the usual length of an organ that must be in view before its distance from the cord counts.
 _IN_VIEW_SHARE = 0.5
 # Of an organ that is cut, less of its length says nothing of its shape.
 _SHAPED_MM = 60.0
+# In less of a body all is cut.
+_SLAB_MM = 70.0
 # Typical distances from the cord: medians of the scans of trunks that the gates were made on.
 _ACROSS_MM = {
     **{"lung_left": 77.0, "lung_right": 70.0, "liver": 68.0, "spleen": 99.0},
@@ -72,12 +75,16 @@ def size_facing(case: Case) -> Measured:
     Twice, or half, where slices lie twice, or half, as far apart as they should; and this of any
     part of an organ, wherever the scan ends.
     """
+    if height_mm(case.survey) < _SLAB_MM:
+        return {}
     small = case.survey.small
     axis = next(n for n, letter in enumerate(small.geometry.directions) if letter in "SI")
     sizes = small.geometry.spacing_mm
     ratios = []
     for key, usual in _FACING.items():
-        kind = case.status[key].kind if key in case.places else ""
+        if key not in case.places:
+            continue
+        kind = case.status[key].kind
         low_mm, high_mm = case.organs[key].span_mm or (0.0, 0.0)
         if kind not in usual or (kind == "truncated" and high_mm - low_mm < _SHAPED_MM):
             continue

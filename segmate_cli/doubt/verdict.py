@@ -89,10 +89,12 @@ def judge(
     values = {
         key: tuple(value for value, each in organs.items() if each.key == key) for key in evidence
     }
-    case = Case(survey, evidence, status, values, scan, scores)
+    certainty = earlier.certainty if scores is None else _certainty(scores, evidence)
+    case = Case(survey, evidence, status, values, scan, scores, certainty)
     findings = [finding for rule in rules for finding in _apply(rule, case)]
     lacking = {"scan": scan is None, "scores": scores is None}
-    taken = {rule.id for rule in rules if lacking.get(rule.needs, False)}
+    # What UNSURE is about has been told in numbers, so that it is judged anew.
+    taken = {rule.id for rule in rules if lacking.get(rule.needs, False)} - {*UNSURE}
     findings += [each for each in earlier.findings if each.rule in taken]
     verdict = Verdict(tuple(findings))
     return Judgement(
@@ -103,7 +105,7 @@ def judge(
         _phase(case),
         circle,
         tuple(rule.id for rule in rules),
-        earlier.certainty if scores is None else _certainty(scores, evidence),
+        certainty,
     )
 
 
@@ -157,6 +159,8 @@ def _between(limits: Limits) -> str:
 
 
 def _number(value: float) -> str:
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
 
 
