@@ -3,7 +3,7 @@
     python -m benchmarks.doubt_scores ../shared/ct --cache FOLDER [--minutes M]
 
 Each validation patient is segmented with ``--uncertainty`` (and ``--fast``, on the body alone, for
-time), once: FOLDER keeps what was found. Printed are true Dice below and above the limit of the gate
+time), once: FOLDER keeps what was found. Printed are Dice below and above the limit of the gate
 ``confidence``, the share of hands' volumes within their intervals, and what ``variants._LEAST``
 should be. Run it again when the weights change.
 """

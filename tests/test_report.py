@@ -31,6 +31,7 @@ def parse(text: str, style: str) -> list[dict[str, str]]:
 def test_the_columns_are_the_published_ones():
     published = (
         "scan organ volume_ml voxels mean_hu sd_hu touches_edge "
+        "volume_pv_ml volume_low_ml volume_high_ml confidence agreement "
         "status is_lower_bound faces edge_share reasons verdict"
     )
     assert " ".join(report.COLUMNS) == published
@@ -46,6 +47,8 @@ def test_rows_are_rounded_to_what_can_be_known():
         "mean_hu": 61.23,
         "sd_hu": 12.35,
         "touches_edge": True,
+        **dict.fromkeys(("volume_pv_ml", "volume_low_ml", "volume_high_ml")),
+        **dict.fromkeys(("confidence", "agreement")),
         "status": "truncated",
         "is_lower_bound": True,
         "faces": ["inferior", "circle"],
