@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -43,6 +44,30 @@ def test_frames_are_read_as_single_slices_are(tmp_path: Path, syntax: str, sop_c
     volume, expected = load(tmp_path / "multi"), load(single.folder)
     np.testing.assert_array_equal(volume.hu, expected.hu)
     np.testing.assert_allclose(volume.geometry.affine, expected.geometry.affine, atol=1e-6)
+
+
+def test_what_highdicom_converts_is_read_as_its_slices_are(tmp_path: Path) -> None:
+    """A Legacy Converted Enhanced CT by another writer, which dciodvfy takes."""
+    legacy = pytest.importorskip("highdicom.legacy", reason="needs highdicom")
+    tags = {**STUDY, "PatientSex": "O", "Manufacturer": "x", "PositionReferenceIndicator": ""}
+    recipe = SMALL.but(tags={**tags, "PatientPosition": "HFS", "AccessionNumber": ""})
+    single = make_series(tmp_path / "single", recipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        slices = [pydicom.dcmread(path) for path in sorted(single.folder.iterdir())]
+        for one in slices:
+            for keyword in ("OtherPatientIDs", "PatientAddress"):
+                one.pop(keyword, None)
+        made = legacy.LegacyConvertedEnhancedCTImage(slices, "1.2.3.4", 7, "1.2.3.4.5", 1)
+        (tmp_path / "multi").mkdir()
+        made.save_as(tmp_path / "multi" / "one.dcm")
+    volume, expected = load(tmp_path / "multi"), load(single.folder)
+    np.testing.assert_array_equal(volume.hu, expected.hu)
+    np.testing.assert_allclose(volume.geometry.affine, expected.geometry.affine, atol=1e-6)
+    if shutil.which("dciodvfy", path=str(Path(sys.executable).parent)):
+        # AXIAL stands in the ImageType of its slices.
+        said = complaints(tmp_path / "multi" / "one.dcm")
+        assert [line for line in said if "defined term = <AXIAL>" not in line] == []
 
 
 def test_a_file_alone_and_in_archives_is_the_same(tmp_path: Path) -> None:
