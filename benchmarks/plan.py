@@ -73,7 +73,6 @@ CASES = (
     Case((512, 512, 300), THIN, dtype="float32"),
     Case((512, 512, 300), THIN, suffix=".nii"),
     Case((512, 512, 200), (0.8, 0.8, 2.5), storage=1),
-    Case((512, 512, 800), (0.8, 0.8, 0.625), storage=1),
     Case((512, 512, 200), (0.8, 0.8, 2.5), storage=0),
     Case((512, 512, 400), THIN, options=("--batch-size", "1")),
     Case((512, 512, 400), THIN, options=("--threads", "1")),
