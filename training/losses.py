@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,17 +15,26 @@ _AORTA = ORGANS.index("aorta")
 
 
 def targets_and_weights(
-    batch: Batch, teacher_weight: float, pseudo_weight: float
+    batch: Batch,
+    teacher_weight: float,
+    pseudo_weight: float,
+    teacher_factors: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What each output should be and how much that counts, both (N, organs, H, W) float32.
 
     A voxel that a label gives to one structure is no other organ, whether that organ is labelled
-    in the case or not. Elsewhere an organ counts only where it is known.
+    in the case or not. Elsewhere an organ counts only where it is known; the teacher's word
+    on an organ counts by that organ's factor less, if it has one.
     """
     labels = batch.labels[:, None]
     values = torch.arange(1, len(ORGANS) + 1, dtype=labels.dtype)[None, :, None, None]
     table = torch.tensor([0.0, 1.0, teacher_weight, 1.0, pseudo_weight])
-    weights = table[batch.known.long()][:, :, None, None].expand(-1, -1, *labels.shape[2:])
+    weights = table[batch.known.long()]
+    for organ, factor in (teacher_factors or {}).items():
+        column = ORGANS.index(organ)
+        taught = batch.known[:, column] == Known.TEACHER
+        weights[:, column] = torch.where(taught, factor * teacher_weight, weights[:, column])
+    weights = weights[:, :, None, None].expand(-1, -1, *labels.shape[2:])
     from_pseudo = (batch.known == Known.PSEUDO)[:, :, None, None]
     unsure = ((batch.unsure[:, None] >> (values - 1)) & 1).bool()
     weights = weights * ~(from_pseudo & unsure)

@@ -43,6 +43,7 @@ class TrainConfig:
         rate: learning rate of the decoder; the encoder takes half.
         ema: decay of the moving average that is validated and shipped.
         teacher_weight: weight of the teacher's labels beside hands' (1).
+        teacher_factors: by organ, what that weight is multiplied with, where it is not 1.
         pseudo_weight: weight of pseudo labels.
         bfloat16: autocast.
         channels_last: memory format.
@@ -64,6 +65,7 @@ class TrainConfig:
     rate: float = 6e-4
     ema: float = 0.998
     teacher_weight: float = 0.6
+    teacher_factors: dict[str, float] = field(default_factory=dict)
     pseudo_weight: float = 0.5
     bfloat16: bool = True
     channels_last: bool = True
@@ -142,7 +144,9 @@ class Trainer:
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate() * group["share"]
-        target, weights = targets_and_weights(batch, config.teacher_weight, config.pseudo_weight)
+        target, weights = targets_and_weights(
+            batch, config.teacher_weight, config.pseudo_weight, config.teacher_factors
+        )
         slices = batch.slices
         if config.channels_last:
             slices = slices.to(memory_format=torch.channels_last)

@@ -132,6 +132,19 @@ def test_unlabelled_organs_cost_nothing_but_taken_voxels_do() -> None:
     assert sum(segmentation_loss(wrong, target, weights)) > 0.1
 
 
+def test_a_teacher_counts_by_organ() -> None:
+    labels = torch.zeros(2, 4, 4, dtype=torch.int32)
+    labels[:, 0, 0] = 9
+    known = torch.full((2, len(ORGANS)), int(Known.TEACHER), dtype=torch.uint8)
+    known[1] = Known.HAND
+    nothing = torch.zeros_like(labels)
+    batch = Batch(torch.zeros(2, 3, 4, 4), labels, nothing, nothing, known)
+    _, weights = targets_and_weights(batch, 0.6, 0.5, {"kidney_left": 0.5})
+    kidney, liver = ORGANS.index("kidney_left"), ORGANS.index("liver")
+    assert weights[:, kidney, 3, 3].tolist() == pytest.approx([0.3, 1.0])
+    assert weights[:, liver, 3, 3].tolist() == pytest.approx([0.6, 1.0])
+
+
 def test_mirroring_exchanges_sides() -> None:
     labels = torch.tensor([0, 1, 2, 8, 9, 10], dtype=torch.int32)
     assert swap_sides(labels).tolist() == [0, 2, 1, 8, 10, 9]
