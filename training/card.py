@@ -108,13 +108,14 @@ def absent_sentence(scores: dict[str, Any]) -> str:
     return "In slices where anatomy rules the organ out: " + ", ".join(parts) + "."
 
 
-def card(files: dict[str, dict[str, Any]], version: str) -> str:
+def card(files: dict[str, dict[str, Any]], version: str, refit_steps: int) -> str:
     """The whole card, from the contents of the scores' files by their option's name."""
     scores, baseline = files["scores"], files["baseline"]
     phantom = {organ: row["dice"] for organ, row in files["phantom"]["summary"].items()}
     text = _TEMPLATE.read_text()
     parts = {
         "VERSION": version,
+        "REFIT_STEPS": str(refit_steps),
         "ORGANS": organ_table(scores, baseline),
         "SOURCES": source_table(scores),
         "WORST": worst_list(scores),
@@ -135,20 +136,23 @@ def card(files: dict[str, dict[str, Any]], version: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scores", type=Path, help="JSON of score_bundle, shipped model")
+    parser.add_argument("scores", type=Path, help="JSON of score_bundle, validated model")
     parser.add_argument("baseline", type=Path, help="JSON of score_bundle, starter")
-    parser.add_argument("phantom", type=Path, help="JSON of score_bundle --phantoms")
-    parser.add_argument("seen", type=Path, help="the shipped model on training cases")
+    parser.add_argument("phantom", type=Path, help="JSON of score_bundle --phantoms, shipped model")
+    parser.add_argument("seen", type=Path, help="the validated model on training cases")
     parser.add_argument("seen_baseline", type=Path, help="the starter on the same")
-    parser.add_argument("fast", type=Path, help="JSON of score_bundle --fast")
+    parser.add_argument("fast", type=Path, help="JSON of score_bundle --fast, validated model")
     parser.add_argument("output", type=Path, help="card to write")
     parser.add_argument("--version", required=True)
+    parser.add_argument(
+        "--refit-steps", type=int, required=True, help="steps from the validated model's state"
+    )
     options = parser.parse_args(arguments)
     files = {
         name: json.loads(getattr(options, name).read_text())
         for name in ("scores", "baseline", "phantom", "seen", "seen_baseline", "fast")
     }
-    options.output.write_text(card(files, options.version))
+    options.output.write_text(card(files, options.version, options.refit_steps))
 
 
 if __name__ == "__main__":
