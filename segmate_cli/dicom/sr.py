@@ -8,6 +8,7 @@ it. The same input gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from segmate_cli.dicom.objects import (
 )
 from segmate_cli.dicom.subject import Subject
 from segmate_cli.dicom.uids import UidMaker
-from segmate_cli.doubt.words import OrganStatus
+from segmate_cli.doubt.words import NOT_TOLD, OrganStatus
 from segmate_cli.errors import NothingFoundError
 from segmate_cli.measurement import OrganStats
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES
@@ -85,7 +86,8 @@ def write_sr(stats: Sequence[OrganStats], subject: Subject, path: Path) -> None:
 
 
 def _facts(stats: Sequence[OrganStats], subject: Subject) -> dict[str, Any]:
-    """All that decides the report's bytes."""
+    """All that decides the report's bytes; what the network told of an organ is not written."""
+    written = [replace(each, certainty=NOT_TOLD) for each in stats]
     return {
         "object": "SR",
         "writers": [__version__, highdicom.__version__, pydicom.__version__],
@@ -94,7 +96,7 @@ def _facts(stats: Sequence[OrganStats], subject: Subject) -> dict[str, Any]:
         "shared": repr(sorted(subject.shared.items())),
         "made_at": subject.made_at,
         "model": dict(subject.model),
-        "stats": [repr(each) for each in stats],
+        "stats": [repr(each) for each in written],
     }
 
 
