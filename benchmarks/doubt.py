@@ -177,7 +177,7 @@ def false_alarms(patients: Iterable[Patient], title: str) -> None:
 
 def views(patients: list[Patient], name: str, tries: int, least: float) -> Iterator[Patient]:
     """Patients in turn, each time in another field of view, without end but for repetitions."""
-    for n in range(3 * tries):
+    for n in range(3 * tries if patients else 0):
         patient = patients[n % len(patients)]
         yield field_of_view(patient, random.Random(f"{name} {patient.name} {n}"), least)
 

@@ -97,10 +97,11 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder with train/ and unlabelled/")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no scan after that long")
+    parser.add_argument("--model", default="weights/validated", help="never saw these patients")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     wanted = set(json.loads(CONFIG.read_text())["validation"])
-    model = pipeline.ensure_loading("default", pipeline.PredictOptions()).loaded()
+    model = pipeline.ensure_loading(args.model, pipeline.PredictOptions()).loaded()
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
     for name, path in cases(args.root):
