@@ -193,9 +193,7 @@ def segment(
             loaded = loading.loaded()
         if guard:
             guard.limit_allocations()
-        if held is None:
-            # The scan has been read meanwhile, as far as slices may wait.
-            held = memory.resident_bytes() - slices_bytes(grid, manifest.preprocessing)
+        held = _held_without_slices(grid, manifest) if held is None else held
         plan = plan_for(scan, loaded, options, cap, held)
         batches = Batches(plan.batch_size, on_watch)
         watcher = _score_watcher(manifest, grid, options)
@@ -205,8 +203,7 @@ def segment(
             stayed = clean_up(on_grid, manifest, network.label_grid.voxel_ml)
         overlaps = _overlaps(tap, network, on_grid, position) if options.uncertainty else ()
     grid = network.label_grid
-    cap_warning = () if cap.warning is None else (cap.warning,)
-    warnings = (*cap_warning, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
+    warnings = _warnings(cap, scan, tap, options)
     table = manifest.organ_table()
     rules = rules_for(manifest, options.rules)
     seen = _Evidence(tap.evidence(), watcher.evidence(), stayed, overlaps)
@@ -225,6 +222,16 @@ def segment(
     organs_of = {value: table[value - 1] for value in wanted}
     kept = on_grid if len(wanted) == len(table) else _only(on_grid, wanted)
     return GridLabels(kept, grid, scan.geometry, organs_of, scan.source, run, judging)
+
+
+def _held_without_slices(grid: ModelGrid, manifest: Manifest) -> int:
+    """What the process holds, but for the slices that were read while the network loaded."""
+    return memory.resident_bytes() - slices_bytes(grid, manifest.preprocessing)
+
+
+def _warnings(cap: Cap, scan: Scan, tap: ScanTap, options: PredictOptions) -> tuple[str, ...]:
+    of_cap = () if cap.warning is None else (cap.warning,)
+    return (*of_cap, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
 
 
 def ensure_loading(model: Model, options: PredictOptions) -> LoadingModel | LoadedModel:

@@ -7,6 +7,7 @@ constants are measured; docs/memory.md sets plan against measurement.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -184,14 +185,7 @@ def make_plan(
     sizes = range(best, smallest - 1, -1)
     plans = {size: _stages(scan, model, grid, size, held, variants) for size in sizes}
     needs = {size: _cap_for(stages) for size, stages in plans.items()}
-    fits = (size for size in needs if cap.size_bytes is None or needs[size] <= cap.size_bytes)
-    chosen = next(fits, None)
-    if chosen is None:
-        raise MemoryCapError(
-            f"a memory cap of {memory.human(cap.size_bytes or 0)} ({cap.origin}) is too small for "
-            f"this scan: at least {memory.human(needs[smallest])} is needed with a batch of "
-            f"{smallest}."
-        )
+    chosen = _largest_that_fits(needs, cap)
     return Plan(
         cap=cap,
         scan_shape=scan.geometry.shape,
@@ -202,6 +196,19 @@ def make_plan(
         stages=plans[chosen],
         temporary_file_bytes=0 if grid.streams else 2 * math.prod(grid.source_shape),
         least_cap_bytes=needs[smallest],
+    )
+
+
+def _largest_that_fits(needs: Mapping[int, int], cap: Cap) -> int:
+    """The first batch size, the largest being first, whose least cap is no more than the cap."""
+    for size, need_bytes in needs.items():
+        if cap.size_bytes is None or need_bytes <= cap.size_bytes:
+            return size
+    smallest = min(needs)
+    raise MemoryCapError(
+        f"a memory cap of {memory.human(cap.size_bytes or 0)} ({cap.origin}) is too small for "
+        f"this scan: at least {memory.human(needs[smallest])} is needed with a batch of "
+        f"{smallest}."
     )
 
 
