@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from segmate_cli.masks import IndexArray, nonzero
 from segmate_cli.planes import Uint8Array
-from segmate_cli.resample import IndexArray, ModelGrid
+from segmate_cli.resample import ModelGrid
 
 FloatArray = npt.NDArray[np.float32]
 # Labels (N, H, W) of logits (N, channels, H, W).
@@ -107,7 +108,7 @@ class _Gap:
 
     @classmethod
     def between(cls, low: int, below: ScoredSlice, above: ScoredSlice) -> _Gap:
-        rows, columns = _where(below.labels != above.labels)
+        rows, columns = nonzero(below.labels != above.labels)
         under, over = (each.logits[:, rows, columns] for each in (below, above))
         return cls(low, below.labels, rows, columns, under, over)
 
@@ -155,7 +156,7 @@ class _Lines:
         differ = labels != ends[0][0][self.high]
         for others, _ in ends[1:]:
             differ |= (labels != others[self.low]) | (labels != others[self.high])
-        rows, columns = _where(differ)
+        rows, columns = nonzero(differ)
         if rows.size:
             towards = self.part[rows]
             mixed = [
@@ -172,9 +173,3 @@ class _Lines:
         if self.axis == 1:
             return scored.labels, scored.logits
         return scored.labels.T, scored.logits.swapaxes(1, 2)
-
-
-def _where(mask: npt.NDArray[np.bool_]) -> tuple[IndexArray, IndexArray]:
-    """``np.nonzero`` of a plane, at a tenth of its time."""
-    rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
-    return rows, columns

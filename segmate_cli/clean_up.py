@@ -85,8 +85,7 @@ def fill_holes(labels: Planes, value: int) -> float:
         return 1.0
     before = sum(int(np.count_nonzero(labels[k] == value)) for k in range(slices))
     _set(labels, parts, shut_in, value, margin=1)
-    after = sum(int(np.count_nonzero(labels[k] == value)) for k in range(slices))
-    return after / before if before else 1.0
+    return (before + int(parts.sizes[shut_in].sum())) / before if before else 1.0
 
 
 def _set(labels: Planes, parts: Components, chosen: Mask, value: int, margin: int = 0) -> None:
@@ -100,15 +99,3 @@ def _set(labels: Planes, parts: Components, chosen: Mask, value: int, margin: in
             plane = labels[k]
             plane[hit & (plane == 0) if value else hit] = value
             labels[k] = plane
-
-
-def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, slice, slice] | None:
-    """The box around a mask (k, j, i), wider by a margin where the array allows; None if empty."""
-    sides = []
-    for axis in range(3):
-        others = tuple(n for n in range(3) if n != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        if hit.size == 0:
-            return None
-        sides.append(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin))
-    return sides[0], sides[1], sides[2]

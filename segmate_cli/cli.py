@@ -26,14 +26,9 @@ _SWITCH_S = 0.0005
 _SIGINT_EXIT = 130
 _SIGTERM_EXIT = 143
 _SCAN = "a NIfTI file; a folder, file, .zip or .tar of DICOM; - for a list of files on stdin"
-_FORMATS = ("table", "csv", "tsv", "json")  # report.FORMATS, without importing numpy for --help
-_SCHEMAS = (
-    "report",
-    "comparison",
-    "cohort",
-    "sidecar",
-    "evaluate",
-)  # schemas.SCHEMAS, for the same reason
+# report.FORMATS and schemas.SCHEMAS, without importing numpy for --help.
+_FORMATS = ("table", "csv", "tsv", "json")
+_SCHEMAS = ("report", "comparison", "cohort", "sidecar", "evaluate")
 _LOOKS = ("html", "png", "glb", "stl")
 
 

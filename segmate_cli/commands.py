@@ -6,7 +6,6 @@ stdout carries results alone (paths, tables, JSON); everything else goes to stde
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -114,8 +113,7 @@ def _set_up(
         fast=args.fast,
         uncertainty=args.uncertainty,
         rules=rules_of(args),
-        # The system's own folder is often small, or in memory.
-        temporary_folder=None if os.environ.get("TMPDIR") else outputs[0].parent,
+        temporary_folder=files.folder_for_large_ones(outputs[0].parent),
         **engine_options(args),
     )
     seg = _seg_options(args, outputs)

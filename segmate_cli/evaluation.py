@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from segmate_cli import files
 from segmate_cli import organs as organ_table
-from segmate_cli.clean_up import bounding_box
 from segmate_cli.errors import EngineMissingError, GeometryError, InputError, UsageError
+from segmate_cli.masks import bounding_box
 from segmate_cli.nifti import is_nifti_name
 from segmate_cli.organs import Organ
 from segmate_cli.scans import load_labels

@@ -20,6 +20,14 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # pathlib raises where the name is too long
 
 
+def folder_for_large_ones(results: Path) -> Path | None:
+    """Where large temporary files go: beside the results, or where TMPDIR says (None).
+
+    The system's own folder is often small, or in memory.
+    """
+    return None if os.environ.get("TMPDIR") else results
+
+
 def ensure_temporary_folder(folder: Path) -> None:
     """Have temporary files go to a folder where the system has no place for them.
 

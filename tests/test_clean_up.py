@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from segmate_cli import components
 from segmate_cli.bundle import CleanUp, Manifest
-from segmate_cli.clean_up import bounding_box, clean_up, drop_parts, fill_holes
+from segmate_cli.clean_up import clean_up, drop_parts, fill_holes
+from segmate_cli.masks import bounding_box
 from segmate_cli.planes import PackedPlanes
 
 VOXEL_ML = 0.008

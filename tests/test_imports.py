@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up: a module imports from the rows above its own, never from its own or below.
 LAYERS = (
-    ("components", "errors", "flow", "layers", "planes", "dicom.contours", "dicom.walk"),
+    ("components", "errors", "flow", "layers", "masks", "planes", "dicom.contours", "dicom.walk"),
     ("doubt", "doubt.anatomy", "doubt.words"),
     ("dicom.archives",),
     ("console", "files", "geometry", "memory", "network", "organs", "dicom.files", "dicom.uids"),

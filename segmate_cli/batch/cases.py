@@ -18,21 +18,8 @@ from segmate_cli.errors import UnreadableError, UsageError
 _FOREIGN = (
     *(".json", ".txt", ".csv", ".tsv", ".md", ".log", ".xml", ".html", ".pdf", ".png", ".jpg"),
     *(".jpeg", ".gif", ".py", ".sh", ".yaml", ".yml", ".bval", ".bvec", ".mat", ".npy", ".npz"),
-    *(
-        ".nii",
-        ".zip",
-        ".gz",
-        ".bz2",
-        ".7z",
-        ".tar",
-        ".tgz",
-        ".part",
-        ".tmp",
-        ".mha",
-        ".mhd",
-        ".nrrd",
-        ".raw",
-    ),
+    *(".nii", ".zip", ".gz", ".bz2", ".7z", ".tar", ".tgz", ".part", ".tmp", ".mha", ".mhd"),
+    *(".nrrd", ".raw"),
 )
 _TABLES = (".csv", ".tsv")
 _COLUMNS = ("path", "case_id", "series", "options")

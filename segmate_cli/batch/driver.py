@@ -120,11 +120,6 @@ class Plan:
     paranoid: bool = False
     making_sha256: str = ""
 
-    @property
-    def making(self) -> str:
-        """Identity of what decides the voxels."""
-        return self.making_sha256 or self.config_sha256
-
 
 class Driver:
     """One go over a list of cases with one crew."""

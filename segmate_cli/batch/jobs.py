@@ -35,11 +35,6 @@ class Job:
     making_sha256: str = ""
 
     @property
-    def making(self) -> str:
-        """Identity of what decides the voxels."""
-        return self.making_sha256 or self.config_sha256
-
-    @property
     def folder(self) -> Path:
         """The case's folder."""
         return Path(self.out) / self.case.case_id

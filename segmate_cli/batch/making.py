@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,9 +53,7 @@ def segment_case(
         SegmateError: Any that ``predict`` raises; there is no record then.
     """
     options = dataclasses.replace(
-        predict_options(settings),
-        # As predict has it: the system's own folder is often small, or in memory.
-        temporary_folder=None if os.environ.get("TMPDIR") else job.folder,
+        predict_options(settings), temporary_folder=files.folder_for_large_ones(job.folder)
     )
     if job.halvings:
         size = pipeline.plan_for(scan, model, options).batch_size >> job.halvings

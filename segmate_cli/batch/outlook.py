@@ -101,7 +101,9 @@ def _why(case: Case, record: Record | None, plan: Plan) -> str:
         return "new"
     if not record.succeeded:
         return f"failed before ({record.cause})"
-    if record.config_sha256 != plan.config_sha256 and record.making == plan.making:
+    if record.config_sha256 != plan.config_sha256 and records.making_of(
+        record
+    ) == records.making_of(plan):
         settings = plan.settings.for_case(case.options)
         return ONLY_JUDGED if can_judge(record, settings) else "judged by other gates"
     if record.config_sha256 != plan.config_sha256:

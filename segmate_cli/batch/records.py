@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -62,6 +62,23 @@ class Output(_Part):
 
     sha256: str
     seen: tuple[int, int, int]
+
+
+class Made(Protocol):
+    """What knows the configuration that results are, or were, made with."""
+
+    @property
+    def config_sha256(self) -> str:
+        """Identity of it."""
+
+    @property
+    def making_sha256(self) -> str:
+        """Identity of it less the gates, on which no voxel depends; "" where that is the same."""
+
+
+def making_of(made: Made) -> str:
+    """Identity of what decides the voxels."""
+    return made.making_sha256 or made.config_sha256
 
 
 class Record(_Part):
@@ -122,11 +139,6 @@ class Record(_Part):
     segmate_version: str = ""
     scanner: dict[str, str] = Field(default_factory=dict)
     taken_from: str | None = None
-
-    @property
-    def making(self) -> str:
-        """Identity of what decided the voxels."""
-        return self.making_sha256 or self.config_sha256
 
     @property
     def succeeded(self) -> bool:

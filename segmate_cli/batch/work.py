@@ -91,7 +91,11 @@ def _judged(
 ) -> Done | None:
     """Results that differ by nothing but the gates that they were judged by, judged again."""
     own = records.read(job.folder)
-    if own is None or own.making != job.making or own.options != job.case.options:
+    if (
+        own is None
+        or records.making_of(own) != records.making_of(job)
+        or own.options != job.case.options
+    ):
         return None
     if not (own.succeeded and _same(own, content, scan)):
         return None

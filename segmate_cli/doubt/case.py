@@ -19,6 +19,7 @@ from segmate_cli.doubt.score_evidence import OrganScores
 from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view
 from segmate_cli.doubt.survey import Survey
 from segmate_cli.doubt.words import Certainty, OrganStatus
+from segmate_cli.masks import bounding_box
 
 Mask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -32,6 +33,8 @@ _AIR_HU, _TISSUE_HU = (-1300, -700), (-250, 400)
 _SLIVER_MM = 25.0
 # Metal is denser than any bone or tooth.
 _METAL_HU = 3000
+# Of an organ less may change by chance.
+_FLICKER_ML = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,10 +337,9 @@ def holes(case: Case) -> Measured:
     found: Measured = {}
     for key in case.places:
         mask = np.isin(labels, case.values[key])
-        box = tuple(
-            slice(int(hit[0]), int(hit[-1]) + 1)
-            for hit in (np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1)))
-        )
+        box = bounding_box(mask)
+        if box is None:
+            continue
         around = np.pad((labels[box] == 0).astype(np.uint8), 1, constant_values=1)
         parts = cc3d.connected_components(around, connectivity=6)
         inside = np.count_nonzero((parts > 0) & (parts != parts[0, 0, 0]))
@@ -412,7 +414,3 @@ def overlaps(case: Case) -> Measured:
     """Shares of organs in which another one passes, too."""
     scores = (case.scores or {}).items()
     return {key: each.seen.overlap for key, each in scores if key in case.places}
-
-
-# Of an organ less may change by chance.
-_FLICKER_ML = 15.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from segmate_cli.doubt.case import Case, Measured, midline_mm
+from segmate_cli.doubt.status import body_axis
 
 # What makes a trunk left- or right-handed: typical mm to the left of the cord or of the middle,
 # and how much each tells; medians of scans that the gates were made on.
@@ -62,7 +63,7 @@ def _tissue_mm(case: Case) -> float | None:
     if case.scan is None or "liver" not in case.places:
         return None
     geometry = case.survey.small.geometry
-    axis = next(n for n, letter in enumerate(geometry.directions) if letter in "SI")
+    axis, _ = body_axis(case.survey)
     inverse = np.linalg.inv(geometry.affine)
     top = case.places["liver"][np.argmax(case.places["liver"][:, 2])]
     bottom = top - (0.0, 0.0, _LIVER_LEVEL_MM)

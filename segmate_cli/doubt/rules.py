@@ -440,9 +440,9 @@ RULES: tuple[Rule, ...] = (
         unit="",
         measure=measures.agreement,
         limits={"*": (0.9, None)},
-        source=_SCORES_SOURCE,
+        source="set on validation patients; docs/gates.md says how sure that is",
         severity="note",
-        why="The network says something else when the scan is moved or mirrored.",
+        why="The network says something else when the scan is moved, or a little brighter.",
         needs="scores",
     ),
     Rule(

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segmate_cli.masks import IndexArray, nonzero
+
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.intp]
 Uint8Array = npt.NDArray[np.uint8]
 
 # Probabilities of 0.1 to 0.9 count as doubt: further out their number, not their size, would count.
@@ -86,7 +87,7 @@ class ScoreWatcher:
             logits: (channels, rows, columns).
         """
         slice_mm = float(self._slices_mm[number])
-        rows, columns = np.divmod(np.flatnonzero(labels), labels.shape[1])
+        rows, columns = nonzero(labels)
         area_mm2 = self._rows_mm[rows] * self._columns_mm[columns]
         self._counted += self._sums(labels[rows, columns] - 1, area_mm2) * slice_mm
         few = labels[::_ROW_STEP]

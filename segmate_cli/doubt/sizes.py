@@ -6,7 +6,7 @@ import numpy as np
 
 from segmate_cli.doubt.anatomy import SPANS
 from segmate_cli.doubt.case import Case, Measured, sides_mm
-from segmate_cli.doubt.status import height_mm
+from segmate_cli.doubt.status import body_axis, height_mm
 
 # Of the usual length of an organ that must be in view before its distance from the cord counts.
 _IN_VIEW_SHARE = 0.5
@@ -78,7 +78,7 @@ def size_facing(case: Case) -> Measured:
     if height_mm(case.survey) < _SLAB_MM:
         return {}
     small = case.survey.small
-    axis = next(n for n, letter in enumerate(small.geometry.directions) if letter in "SI")
+    axis, _ = body_axis(case.survey)
     sizes = small.geometry.spacing_mm
     ratios = []
     for key, usual in _FACING.items():

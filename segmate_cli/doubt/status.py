@@ -113,11 +113,11 @@ def regions(evidence: Mapping[str, OrganEvidence], height_mm: float) -> tuple[st
 
 def height_mm(survey: Survey) -> float:
     """How far a scan reaches along the body."""
-    axis, _ = _body_axis(survey)
+    axis, _ = body_axis(survey)
     return survey.geometry.spacing_mm[axis] * survey.geometry.shape[axis]
 
 
-def _body_axis(survey: Survey) -> tuple[int, bool]:
+def body_axis(survey: Survey) -> tuple[int, bool]:
     """The array axis that runs along the body, and whether it runs upwards."""
     for axis, letter in enumerate(survey.geometry.directions):
         if letter in "SI":
@@ -126,7 +126,7 @@ def _body_axis(survey: Survey) -> tuple[int, bool]:
 
 
 def _span_mm(survey: Survey, values: list[int]) -> tuple[float, float] | None:
-    axis, upwards = _body_axis(survey)
+    axis, upwards = body_axis(survey)
     others = tuple(n for n in range(3) if n != axis)
     hit = np.flatnonzero(np.isin(survey.small.labels, values).any(axis=others))
     if not hit.size:  # too small for the copy

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from segmate_cli.doubt.words import FACES
 from segmate_cli.geometry import Geometry
+from segmate_cli.masks import IndexArray, nonzero
 
 FloatArray = npt.NDArray[np.float64]
-IndexArray = npt.NDArray[np.intp]
 LabelArray = npt.NDArray[np.unsignedinteger[Any]]
-_Places = tuple[IndexArray, IndexArray, IndexArray]  # planes, rows and columns
+_Places = tuple[IndexArray, ...]  # planes, rows and columns
 
 # Distance between the voxels of the small copy. A kidney has a thousand of them.
 SMALL_MM = 5.0
@@ -156,7 +156,7 @@ class Surveyor:
             if k % self._steps[0] == 0
         ]
         if own.max():
-            ends = _where(own[:, :, :-1] != own[:, :, 1:])
+            ends = nonzero(own[:, :, :-1] != own[:, :, 1:])
             counted = self._by_runs(own, ends)
             self._voxels += counted.sum(axis=0)
             if self._slice_ml is not None:
@@ -204,7 +204,7 @@ class Surveyor:
         for axis, area, along in sides:
             one = planes[:, :-1] if axis == 0 else planes[:, :, :-1]
             other = planes[:, 1:] if axis == 0 else planes[:, :, 1:]
-            where = ends if axis == 1 else _where(one != other)
+            where = ends if axis == 1 else nonzero(one != other)
             for side in (one, other):
                 self._surface += area * self._counted(side[where], along[where[2 - axis]])
             for end in (0, -1):
@@ -225,7 +225,7 @@ class Surveyor:
         for lag in (1, 2):
             first = max(len(self._recent), lag)
             now, before = planes[first:], planes[first - lag : len(planes) - lag]
-            where = _where(now != before)
+            where = nonzero(now != before)
             across = self._rows[where[1]] * self._columns[where[2]]
             self._changed[lag - 1] += float(across.sum())
             for side in (now, before):
@@ -253,13 +253,6 @@ class Surveyor:
             changed_of=(self._changed_of[0], self._changed_of[1]),
             small=Small(np.stack(self._small), small_geometry(self._geometry)),
         )
-
-
-def _where(planes: npt.NDArray[Any]) -> _Places:
-    """``np.nonzero`` of some planes, at a tenth of its time."""
-    rest, columns = np.divmod(np.flatnonzero(planes), planes.shape[2])
-    n, rows = np.divmod(rest, planes.shape[1])
-    return n, rows, columns
 
 
 def _ring(geometry: Geometry, weights: Weights) -> tuple[tuple[IndexArray, IndexArray], ...]:
