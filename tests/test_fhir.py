@@ -26,7 +26,7 @@ def observations(bundle) -> dict[str, dict]:
     return {each.get("bodySite", {}).get("text", "whole"): each for each in found}
 
 
-def check(bundle) -> None:
+def assert_is_fhir(bundle) -> None:
     """By fhir.resources, whose R4B has R4's Bundle, Observation and Device."""
     parsed = Bundle.model_validate(bundle)
     assert len(parsed.entry) == len(bundle["entry"])
@@ -39,7 +39,7 @@ def check(bundle) -> None:
 
 
 def test_it_is_fhir(bundle):
-    check(bundle)
+    assert_is_fhir(bundle)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_it_is_fhir(bundle):
 def test_what_is_not_fhir_is_refused(bundle, name, value):
     bundle["entry"][2]["resource"][name] = value
     with pytest.raises(ValueError, match=name):
-        check(bundle)
+        assert_is_fhir(bundle)
 
 
 def test_it_says_what_the_report_says(bundle, tmp_path, run):
@@ -97,7 +97,7 @@ def rows(**changes):
 
 def bundle_of(*reported):
     made = json.loads(render_fhir(reported))
-    check(made)
+    assert_is_fhir(made)
     return made
 
 
@@ -139,7 +139,7 @@ def test_a_predicted_scan_names_its_study_and_no_patient(tmp_path, run, tiny_bun
     assert run("report", labels, "--format", "fhir", "-o", out)[:2] == (0, f"{out}\n")
     text = out.read_text()
     made = json.loads(text)
-    check(made)
+    assert_is_fhir(made)
     assert PATIENT not in text
     assert "Doe" not in text
     told = json.loads((tmp_path / "l.json").read_text())

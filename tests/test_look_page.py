@@ -261,13 +261,15 @@ def test_wrong_usage(tmp_path, run):
     assert not (tmp_path / "a.html").exists()
 
 
-def look_in_browser(page: Path, *outputs: Path) -> dict:
+def look_in_browser(
+    page: Path, *outputs: Path, script: str = "look.mjs", within_s: int = 240
+) -> dict:
     done = subprocess.run(
-        ["node", str(BROWSER / "look.mjs"), str(page), *map(str, outputs)],
+        ["node", str(BROWSER / script), str(page), *map(str, outputs)],
         env={**os.environ, "CHROMIUM": CHROMIUM},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=within_s,
         check=True,
     )
     return json.loads(done.stdout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from look_maker import write_case
-from test_look_page import BROWSER, CHROMIUM, look_in_browser, needs_chromium, pages_of, parse
+from test_look_page import look_in_browser, needs_chromium, pages_of, parse
 
 from segmate_cli import organs
 from segmate_cli.look import viewer
@@ -128,21 +127,9 @@ def test_a_build_gives_the_same_bytes(tmp_path):
         )
 
 
-def use_in_browser(page: Path, *folder: Path) -> dict:
-    done = subprocess.run(
-        ["node", str(BROWSER / "viewer.mjs"), str(page), *map(str, folder)],
-        env={**os.environ, "CHROMIUM": CHROMIUM},
-        capture_output=True,
-        text=True,
-        timeout=290,
-        check=True,
-    )
-    return json.loads(done.stdout)
-
-
 @needs_chromium
 def test_chromium_opens_it_and_an_organ_moves_the_crosshair(page):
-    seen = use_in_browser(page)
+    seen = look_in_browser(page, script="viewer.mjs", within_s=290)
     assert seen["state"] == "open"
     assert seen["messages"] == []
     assert seen["requests"] == []

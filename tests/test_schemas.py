@@ -23,7 +23,7 @@ from segmate_cli.schemas import (
 )
 
 
-def check(name: str, content: object) -> None:
+def assert_fits(name: str, content: object) -> None:
     schema = json_schema(name)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(content, schema)
@@ -39,14 +39,14 @@ def written(tmp_path, run):
 
 
 def test_a_report_fits(written):
-    check("report", written)
+    assert_fits("report", written)
     assert {row["status"] for row in written["rows"]} >= {"absent", "truncated"}
 
 
 def test_a_report_without_a_scan_fits(tmp_path, run):
     labels, _ = write_case(tmp_path)
     _, out, _ = run("report", labels, "--format", "json")
-    check("report", json.loads(out))
+    assert_fits("report", json.loads(out))
 
 
 def test_a_report_of_what_predict_wrote_fits(tmp_path, run, tiny_bundle):
@@ -56,7 +56,7 @@ def test_a_report_of_what_predict_wrote_fits(tmp_path, run, tiny_bundle):
     labels = tmp_path / "labels.nii.gz"
     run("predict", scan, "-o", labels, "--model", tiny_bundle)
     _, out, _ = run("report", labels, "--format", "json")
-    check("report", json.loads(out))
+    assert_fits("report", json.loads(out))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def sidecar(tmp_path, run, tiny_bundle):
 
 
 def test_a_sidecar_fits(sidecar):
-    check("sidecar", sidecar)
+    assert_fits("sidecar", sidecar)
 
 
 def test_a_sidecar_with_findings_fits(tmp_path, run):
@@ -80,7 +80,7 @@ def test_a_sidecar_with_findings_fits(tmp_path, run):
     model = write_bundle(tmp_path / "model", gates="adult_ct")  # which a ball is not
     assert run("predict", scan, "-o", tmp_path / "labels.nii.gz", "--model", model)[0] == 3
     content = json.loads((tmp_path / "labels.json").read_text())
-    check("sidecar", content)
+    assert_fits("sidecar", content)
     assert len(content["doubt"]["gates"]) > 10
     assert content["doubt"]["findings"]
 
@@ -95,7 +95,7 @@ def test_a_sidecar_of_uneven_dicom_fits(tmp_path, run, tiny_bundle):
     content = json.loads((tmp_path / "labels.json").read_text())
     assert content["input"]["slice_places_lps_mm"]
     assert content["output"]["slice_of_plane"]
-    check("sidecar", content)
+    assert_fits("sidecar", content)
 
 
 @pytest.mark.parametrize(
@@ -119,27 +119,27 @@ def test_a_wrong_sidecar_does_not_fit(sidecar, place, value):
 def test_scores_fit(tmp_path, run):
     labels, _ = write_case(tmp_path)
     out = run("evaluate", labels, labels, "--format", "json")[1]
-    check("evaluate", json.loads(out))
+    assert_fits("evaluate", json.loads(out))
     assert json.loads(out)["cases"]
     assert json.loads(out)["not_labelled"]
 
 
 def test_a_comparison_fits(two, run):  # noqa: F811
     _, out, _ = run("compare", *two, "--format", "json")
-    check("comparison", json.loads(out))
+    assert_fits("comparison", json.loads(out))
 
 
 def test_a_cohort_fits(tmp_path, run):
     out = write_cohort(tmp_path / "out", **odd_cases())
     other = write_cohort(tmp_path / "old", 30, seed=3)
-    check("cohort", json.loads(run("cohort", out, "--format", "json")[1]))
+    assert_fits("cohort", json.loads(run("cohort", out, "--format", "json")[1]))
     scanners = write_records(tmp_path / "scanners", of_scanners())
     content = json.loads(run("cohort", scanners, "--format", "json")[1])
     assert content["trends"]
-    check("cohort", content)
+    assert_fits("cohort", content)
     drifted = json.loads(run("cohort", out, "--reference", other, "--format", "json")[1])
     assert drifted["organs"][0]["drift"]
-    check("cohort", drifted)
+    assert_fits("cohort", drifted)
 
 
 @pytest.mark.parametrize(
