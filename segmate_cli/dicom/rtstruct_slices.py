@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from segmate_cli.dicom.stack import EVEN_SHARE, WHOLE_SHARE
+
 Places = npt.NDArray[np.float64]
 
 _SAME_PLACE_MM = 1e-2
-# As the reader of scans: a share of the usual step by which even slices may be off, and steps from
-# one slice to the next that are a gap.
-_EVEN_SHARE = 0.1
-_GAP_STEPS = 1.75
+# Steps from one slice to the next that are a gap.
+_GAP_STEPS = 2 - WHOLE_SHARE
 
 
 def listed_images(found: Dataset) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def uneven_places_mm(
         return None
     steps = np.diff(along) / np.diff(at)
     usual = float(np.median(np.repeat(steps, np.diff(at))))
-    if np.abs(steps - usual).max() <= _EVEN_SHARE * usual:
+    if np.abs(steps - usual).max() <= EVEN_SHARE * usual:
         return None
     places = np.interp(np.arange(len(listed)), at, along)
     places[: at[0]] = along[0] - usual * np.arange(at[0], 0, -1)

@@ -15,14 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from segmate_cli.dicom.stack import EVEN_SHARE, SAME_DIRECTION
 from segmate_cli.errors import GeometryError
 from segmate_cli.geometry import Geometry
 
-# As the reader of scans: a share of the step by which a frame may lie off its even place.
-_EVEN_SHARE = 0.1
 _SAME_PLACE_MM = 1e-2
 _MOST_PLANES = 10_000
-_SAME_DIRECTION = 2e-3
 # Share of a pixel by which a frame may lie sideways of a scan's slice.
 _SIDEWAYS_PIXELS = 0.25
 
@@ -91,7 +89,7 @@ def frames_of(path: Path, seg: Dataset) -> Frames:
         [group["PlaneOrientationSequence"].ImageOrientationPatient for group in groups],
         dtype=np.float64,
     )
-    if np.abs(orientations - orientations[0]).max() > _SAME_DIRECTION:
+    if np.abs(orientations - orientations[0]).max() > SAME_DIRECTION:
         raise GeometryError(f"{path}: its frames have more than one orientation.")
     measures = groups[0]["PixelMeasuresSequence"]
     row, column = orientations[0].reshape(2, 3)
@@ -157,7 +155,7 @@ def grid_of(path: Path, frames: Frames) -> Grid:
     if count > 1:
         step = (frames.places[last] - frames.places[first]) / (count - 1)
     off = frames.places - frames.places[first] - planes[:, None] * step
-    even = count <= _MOST_PLANES and np.linalg.norm(off, axis=1).max() <= _EVEN_SHARE * step_mm
+    even = count <= _MOST_PLANES and np.linalg.norm(off, axis=1).max() <= EVEN_SHARE * step_mm
     slices = _slices_listed(frames)
     agree = slices is not None and len(set(slices - planes)) == 1
     # Others may list the slices that have frames: then a jump among them is no gap in the scan.
@@ -189,7 +187,7 @@ def grid_on(frames: Frames, scan: Geometry) -> Grid | None:
     for corner, offset in (((0, 0), 0.0), ((frames.size[0] - 1, frames.size[1] - 1), far)):
         off = scan.to_index(frames.places + offset)
         off -= np.column_stack([planes, np.tile(corner, (len(planes), 1))])
-        if np.abs(off[:, 0]).max() > _EVEN_SHARE or np.abs(off[:, 1:]).max() > _SIDEWAYS_PIXELS:
+        if np.abs(off[:, 0]).max() > EVEN_SHARE or np.abs(off[:, 1:]).max() > _SIDEWAYS_PIXELS:
             return None
     return Grid(scan, planes, ends_known=True)
 
@@ -205,7 +203,7 @@ def _step_mm(frames: Frames) -> float:
         return by_sources
     if frames.step_mm is not None:
         ratio = least_mm / frames.step_mm
-        if round(ratio) >= 1 and abs(ratio - round(ratio)) <= _EVEN_SHARE:
+        if round(ratio) >= 1 and abs(ratio - round(ratio)) <= EVEN_SHARE:
             return frames.step_mm
     return least_mm
 
@@ -232,7 +230,7 @@ def _step_by_sources(frames: Frames) -> float | None:
         return None
     step_mm = float(along[last] - along[first]) / between
     off_mm = along - along[first] - np.abs(rank - rank[first]) * step_mm
-    return step_mm if np.abs(off_mm).max() <= _EVEN_SHARE * step_mm else None
+    return step_mm if np.abs(off_mm).max() <= EVEN_SHARE * step_mm else None
 
 
 def _slices_listed(frames: Frames) -> npt.NDArray[np.intp] | None:

@@ -28,7 +28,7 @@ SAME_PIXEL_MM = 1e-3
 # steps to 0.1 mm, and a tenth of a slice is far under what a label map can show.
 EVEN_SHARE = 0.1
 # A step this far from a whole number of steps is uneven spacing, not missing slices.
-_WHOLE_SHARE = 0.25
+WHOLE_SHARE = 0.25
 # The affine holds a shear exactly, so a drift under both is read as it is: over 400 mm, 0.1
 # degrees are 0.7 mm, one pixel; and two rounded positions close together look like a tilt.
 TILT_DEG = 0.1
@@ -174,7 +174,7 @@ def steps_of(stack: Stack) -> tuple[tuple[float, ...], tuple[Gap, ...], tuple[fl
     gaps = []
     for before, after in itertools.pairwise(positions):
         steps = (after - before) / usual
-        if steps > 2 - _WHOLE_SHARE and abs(steps - round(steps)) <= _WHOLE_SHARE:
+        if steps > 2 - WHOLE_SHARE and abs(steps - round(steps)) <= WHOLE_SHARE:
             gaps.append(Gap(before, after, round(steps) - 1))
     return tuple(positions), tuple(gaps), tuple(doubles)
 
@@ -320,7 +320,7 @@ def _tilted(stack: Stack, tilt: float) -> str:
 
 def _too_far_apart(stack: Stack) -> list[str]:
     apart = np.diff(stack.along)
-    allowed = max(LARGEST_GAP_MM, (2 - _WHOLE_SHARE) * float(np.median(apart)))
+    allowed = max(LARGEST_GAP_MM, (2 - WHOLE_SHARE) * float(np.median(apart)))
     far = np.flatnonzero(apart > allowed)
     listed = [
         f"{apart[n]:.2f} mm between {stack.at(float(stack.along[n]))} ({stack.slices[n].where}) "
