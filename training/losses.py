@@ -27,8 +27,10 @@ def targets_and_weights(
     on an organ counts by that organ's factor less, if it has one.
     """
     labels = batch.labels[:, None]
-    values = torch.arange(1, len(ORGANS) + 1, dtype=labels.dtype)[None, :, None, None]
-    table = torch.tensor([0.0, 1.0, teacher_weight, 1.0, pseudo_weight])
+    device = labels.device
+    values = torch.arange(1, len(ORGANS) + 1, dtype=labels.dtype, device=device)
+    values = values[None, :, None, None]
+    table = torch.tensor([0.0, 1.0, teacher_weight, 1.0, pseudo_weight], device=device)
     weights = table[batch.known.long()]
     for organ, factor in (teacher_factors or {}).items():
         column = ORGANS.index(organ)

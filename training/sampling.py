@@ -86,12 +86,16 @@ class Sampler:
 
     def draw(self, rng: np.random.Generator) -> Crop:
         """One augmented crop."""
+        case, position, centre = self.choose(rng)
+        return draw_crop(self.cases[case], position, centre, self.augmentation, rng)
+
+    def choose(self, rng: np.random.Generator) -> tuple[int, float, tuple[float, float]]:
+        """Which case comes next, where along it (may lie between slices), and around what."""
         case, position, centre = self._choose(rng)
         last = self.cases[case].hu.shape[0] - 1
         if rng.random() < 0.5:
             position += rng.uniform(-0.3, 0.3)
-        position = min(max(position, 0.0), float(last))
-        return draw_crop(self.cases[case], position, centre, self.augmentation, rng)
+        return case, min(max(position, 0.0), float(last)), centre
 
     def _choose(self, rng: np.random.Generator) -> tuple[int, float, tuple[float, float]]:
         if rng.random() < self.sampling.anywhere_chance:

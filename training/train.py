@@ -2,7 +2,8 @@
 
 A run lives in one folder: ``last.pt`` (weights, their moving average, optimiser, step; written
 beside and renamed, so that a kill at any moment leaves a whole file), ``log.jsonl``, and the
-configuration. Started again, it goes on from ``last.pt``.
+configuration. Started again, it goes on from ``last.pt``. On a GPU (``--device cuda``) the crops
+are made there (`training.batched`), and the cases may come in a parcel (`training.parcel`).
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import argparse
 import copy
 import json
 import os
+import queue
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segmate_cli.network import NetworkConfig, SegMate, build_network, fill_network, load_state
 from training.augment import Augmentation
-from training.cases import ORGANS, load_cases
+from training.batched import BatchMaker, Choices, choose, gather_volumes
+from training.cases import ORGANS, Case, load_cases
 from training.losses import presence_loss, segmentation_loss, targets_and_weights
+from training.parcel import unpack
 from training.sampling import Batch, Prefetcher, Sampler, Sampling
 
 
@@ -114,11 +120,14 @@ class Clock:
 class Trainer:
     """A network, its moving average and its optimiser: what a checkpoint holds."""
 
-    def __init__(self, config: TrainConfig, network: SegMate, run: Path):
+    def __init__(
+        self, config: TrainConfig, network: SegMate, run: Path, device: str = "cpu"
+    ) -> None:
         self.config, self.run, self.step, self.seconds = config, run, 0, 0.0
+        self.device = device
         self.clock: Clock | None = None
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=memory_format).train()
+        self.network = network.to(device, memory_format=memory_format).train()
         self.average = copy.deepcopy(self.network).eval()
         encoder = list(network.model.encoder.parameters())
         inside = {id(parameter) for parameter in encoder}
@@ -139,8 +148,8 @@ class Trainer:
         """Whether the last step is done or the time is up."""
         return self.step >= self.config.steps or (self.clock is not None and self.clock.left() <= 0)
 
-    def update(self, batch: Batch) -> dict[str, float]:
-        """One step of the optimiser; returns the losses."""
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the optimiser; returns the losses, still on the device."""
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate() * group["share"]
@@ -150,7 +159,9 @@ class Trainer:
         slices = batch.slices
         if config.channels_last:
             slices = slices.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bfloat16):
+        with torch.autocast(
+            torch.device(self.device).type, dtype=torch.bfloat16, enabled=config.bfloat16
+        ):
             output = self.network(slices)
         entropy, dice = segmentation_loss(output.logits.float(), target, weights)
         loss = 4 * entropy + dice
@@ -162,18 +173,19 @@ class Trainer:
         self.optimiser.step()
         self._average()
         self.step += 1
-        return {"loss": loss.item(), "entropy": entropy.item(), "dice": dice.item()}
+        return {"loss": loss.detach(), "entropy": entropy.detach(), "dice": dice.detach()}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _average(self) -> None:
         decay = min(self.config.ema, (self.step + 1) / (self.step + 10))
-        for mean, value in zip(
-            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-        ):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
+        means = list(self.average.state_dict().values())
+        values = list(self.network.state_dict().values())
+        moving = [mean.is_floating_point() for mean in means]
+        torch._foreach_lerp_(
+            [mean for mean, moves in zip(means, moving, strict=True) if moves],
+            [value for value, moves in zip(values, moving, strict=True) if moves],
+            1 - decay,
+        )
 
     def save(self) -> None:
         """Write ``last.pt`` and the averaged weights alone, ``average.pt``."""
@@ -213,21 +225,40 @@ def wait_while(path: Path | None) -> None:
         time.sleep(2)
 
 
-def mean_of(records: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean_of(records: Sequence[dict[str, Tensor]]) -> dict[str, float]:
     """Mean of each value over some steps."""
-    return {key: sum(record[key] for record in records) / len(records) for key in records[0]}
+    return {key: float(sum(r[key] for r in records)) / len(records) for key in records[0]}
+
+
+def batches_on(
+    device: str, sampler: Sampler, config: TrainConfig, step: int
+) -> Callable[[], Batch]:
+    """What gives one batch after the other: drawn by the processor, or made on the device."""
+    if device == "cpu":
+        return Prefetcher(sampler, config.batch, config.seed, step).next
+    volumes = gather_volumes(sampler.cases, torch.device(device))
+    maker = BatchMaker(volumes, sampler.augmentation, config.seed + step)
+    waiting: queue.Queue[Choices] = queue.Queue(maxsize=8)
+
+    def fill() -> None:
+        rng = np.random.default_rng((config.seed, step))
+        while True:
+            waiting.put(choose(sampler, config.batch, rng))
+
+    threading.Thread(target=fill, daemon=True).start()
+    return lambda: maker.make(waiting.get())
 
 
 def training_steps(trainer: Trainer, sampler: Sampler, pause: Path | None) -> Iterator[None]:
     """Take the remaining steps, logging and saving on the way; yields after each."""
     config = trainer.config
-    batches = Prefetcher(sampler, config.batch, config.seed, trainer.step)
-    records: list[dict[str, float]] = []
+    next_batch = batches_on(trainer.device, sampler, config, trainer.step)
+    records: list[dict[str, Tensor]] = []
     saved = time.monotonic()
     while not trainer.finished():
         wait_while(pause)
         started = time.monotonic()
-        records.append(trainer.update(batches.next()))
+        records.append(trainer.update(next_batch()))
         trainer.seconds += time.monotonic() - started
         if len(records) == 50 or trainer.finished():
             record = {"step": trainer.step, "hours": round(trainer.seconds / 3600, 3)}
@@ -242,45 +273,60 @@ def training_steps(trainer: Trainer, sampler: Sampler, pause: Path | None) -> It
     trainer.save()
 
 
-def train(
-    config_path: Path,
-    cache: Path,
-    run: Path,
-    pause: Path | None = None,
-    minutes: float | None = None,
-    decay_share: float = 0.5,
-    start: Path | None = None,
-) -> Trainer:
-    """Train a configuration's model, from the run's checkpoint if it has one.
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How a configuration's model is trained this time.
 
-    Args:
-        config_path: configuration.
-        cache: folder of prepared cases.
-        run: folder of the run.
+    Attributes:
         pause: file that makes the training sleep while it exists.
         minutes: wall time of this session if not the last step is to end it.
         decay_share: share of those minutes, at their end, over which the learning rate falls.
         start: checkpoint to begin with, instead of the configuration's.
+        device: of PyTorch.
+        parcel: whether the cases come packed.
     """
+
+    pause: Path | None = None
+    minutes: float | None = None
+    decay_share: float = 0.5
+    start: Path | None = None
+    device: str = "cpu"
+    parcel: bool = False
+
+
+def training_cases(config: TrainConfig, cache: Path, parcel: bool) -> list[Case]:
+    """The cases of a cache or parcel that may be trained on."""
+    cases = unpack(cache, os.cpu_count() or 1) if parcel else load_cases(cache, config.pseudo)
+    held_out = config.validation
+    return [case for case in cases if case.info.case_id not in held_out and case.usable.any()]
+
+
+def train(config_path: Path, cache: Path, run: Path, session: Session | None = None) -> Trainer:
+    """Train a configuration's model, from the run's checkpoint if it has one.
+
+    Args:
+        config_path: configuration.
+        cache: folder of prepared cases, or a parcel of them.
+        run: folder of the run.
+        session: how, this time.
+    """
+    session = session or Session()
     config = read_config(config_path)
+    start = session.start
     if start is None and config.start:
         start = config_path.parent / config.start
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
-    trainer = Trainer(config, make_network(config, start), run)
+    trainer = Trainer(config, make_network(config, start), run, session.device)
     resumed = trainer.resume()
     print(f"{'resumed' if resumed else 'started'} at step {trainer.step}", flush=True)
-    cases = [
-        case
-        for case in load_cases(cache, config.pseudo)
-        if case.info.case_id not in config.validation and case.usable.any()
-    ]
-    if minutes is not None:
-        trainer.clock = Clock(minutes, decay_share)
+    cases = training_cases(config, cache, session.parcel)
     sampler = Sampler(cases, config.sampling, config.augmentation)
-    for _ in training_steps(trainer, sampler, pause):
+    if session.minutes is not None:
+        trainer.clock = Clock(session.minutes, session.decay_share)
+    for _ in training_steps(trainer, sampler, session.pause):
         pass
     return trainer
 
@@ -295,16 +341,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="end after this time; the rate falls then")
     parser.add_argument("--decay-share", type=float, default=0.5, help="of those minutes")
     parser.add_argument("--start", type=Path, help="checkpoint to begin with")
+    parser.add_argument("--device", default="cpu", help="of PyTorch: cpu or cuda")
+    parser.add_argument("--parcel", action="store_true", help="CACHE is a parcel")
     options = parser.parse_args(arguments)
-    train(
-        options.config,
-        options.cache,
-        options.run,
+    session = Session(
         options.pause_file,
         options.minutes,
         options.decay_share,
         options.start,
+        options.device,
+        options.parcel,
     )
+    train(options.config, options.cache, options.run, session)
 
 
 if __name__ == "__main__":

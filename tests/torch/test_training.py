@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,13 +25,14 @@ from phantom import make_phantom  # noqa: E402
 
 from segmate_cli.export import open_onnx  # noqa: E402
 from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint  # noqa: E402
-from training import from_bundle, prepare, pseudo, score_bundle, validate  # noqa: E402
+from training import from_bundle, imagenet, parcel, prepare, pseudo, score_bundle, validate  # noqa: E402
 from training.augment import Augmentation, draw_crop, fill_bowel, swap_sides  # noqa: E402
+from training.batched import BatchMaker, Choices, gather_volumes  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
 from training.losses import segmentation_loss, targets_and_weights  # noqa: E402
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
 from training.sources import known_rows  # noqa: E402
-from training.train import train  # noqa: E402
+from training.train import Session, train  # noqa: E402
 
 LABELLED = {"lung_left": 1, "lung_right": 2, "liver": 8}
 
@@ -164,6 +167,59 @@ def test_an_unaugmented_crop_is_the_slice_itself() -> None:
     assert crop.slices[1].max() == pytest.approx((60 + 1000) / 700 - 1, abs=1e-3)
 
 
+STILL: dict[str, Any] = {
+    **{"shift_mm": 0.0, "identity_chance": 1.0, "slice_distance_mm": (3.0, 3.0)},
+    **{"gain": (1.0, 1.0), "offset_hu": 0.0, "contrast_chance": 0.0, "noise_hu": 0.0},
+    **{"clip_chance": 0.0, "step_chance": 0.0, "blur_chance": 0.0, "cut_chance": 0.0},
+}
+
+
+def test_a_batch_made_on_a_device_is_what_single_crops_are(cache: Path) -> None:
+    cases = [load_case(cache / name) for name in ("one", "two")]
+    settings = Augmentation(size=96, **STILL)
+    places = [(0, 12.3, (50.0, 60.0)), (1, 20.0, (70.0, 5.0)), (1, 0.0, (70.0, 60.0))]
+    # One by one, so that none is thick: of a batch, the first three in ten are.
+    whole = [
+        BatchMaker(gather_volumes(cases, torch.device("cpu")), settings, 1).make(
+            Choices(*(torch.tensor([part]) for part in place))
+        )
+        for place in places
+    ]
+    for (number, position, centre), batch in zip(places, whole, strict=True):
+        crop = draw_crop(cases[number], position, centre, settings, ThinSlices(0))
+        assert torch.allclose(batch.slices[0], crop.slices, atol=1e-4)
+        assert torch.equal(batch.labels[0], crop.labels)
+        assert np.array_equal(batch.known[0].numpy(), crop.known)
+    assert any((batch.labels > 0).any() for batch in whole)
+
+
+class ThinSlices(np.random.Generator):
+    """Never draws a thick slice (30 in 100), nor anything else rarer than 45 in 100."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(np.random.PCG64(seed))
+
+    def random(self, *_: object, **__: object) -> float:  # type: ignore[override]
+        return 0.45
+
+
+def test_crops_made_on_a_device_bend_their_labels_too() -> None:
+    labels = np.zeros((5, 96, 96), dtype=np.uint8)
+    labels[:, 30:60, 24:70] = 8
+    case = made_case(labels, np.ones((5, len(ORGANS)), dtype=np.uint8))
+    bent = Augmentation(
+        size=64, **STILL | {"elastic_chance": 1.0, "elastic_mm": 9.0, "identity_chance": 0.0}
+    )
+    maker = BatchMaker(gather_volumes([case], torch.device("cpu")), bent, 3)
+    where = Choices(torch.zeros(8).long(), torch.full((8,), 2.0), torch.full((8, 2), 46.0))
+    batch = maker.make(where)
+    inside = batch.labels == 8
+    assert 0.2 < inside.float().mean() < 0.8
+    assert not torch.equal(inside[0], inside[1])
+    soft = batch.slices[:, 1] > (-470 + 1000) / 700 - 1
+    assert (soft != inside).float().mean() < 0.02
+
+
 def test_swallowed_contrast_brightens_what_is_soft_and_no_trained_organ() -> None:
     labels = torch.zeros(64, 64, dtype=torch.int32)
     labels[:32, :32], labels[32:, 32:] = 9, 12  # a kidney, and the stomach
@@ -217,6 +273,45 @@ def test_pseudo_labels_are_sure_and_on_their_side() -> None:
     assert known[5, left] == Known.PSEUDO
     assert not (known == Known.PSEUDO)[:, ORGANS.index("kidney_right")].any()
     assert not (unsure & (1 << left)).any()
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="packing a cache needs ffmpeg")
+def test_a_cache_goes_through_a_parcel_and_trains_as_on_a_gpu(
+    cache: Path, config: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("cv2", reason="unpacking needs opencv-python-headless")
+    parcel.main([str(cache), str(tmp_path / "parcel"), "--quality", "10"])
+    for case in parcel.unpack(tmp_path / "parcel", 2):
+        whole = load_case(cache / case.info.case_id)
+        rows, columns = parcel.body_box(whole.hu)
+        assert np.array_equal(case.labels, whole.labels[:, rows, columns])
+        error = case.hu - whole.hu[:, rows, columns].clip(-1000, 400)
+        assert np.sqrt((error[case.labels == 8] ** 2.0).mean()) < 15
+    trainer = train(
+        config, tmp_path / "parcel", tmp_path / "run", Session(device="cpu:0", parcel=True)
+    )
+    assert trainer.step == 3
+
+
+def test_levels_are_hu_to_a_step() -> None:
+    hu = np.arange(-1100, 500, dtype=np.int16)
+    back = parcel.expand(parcel.compand(hu))
+    error = np.abs(back.astype(int) - hu.clip(-1000, 400))
+    assert error.max() <= 8
+    assert error[hu > -190].max() <= 2
+
+
+def test_an_encoder_takes_packaged_weights_in_their_order(tmp_path: Path) -> None:
+    network = build_network(NetworkConfig(encoder="tf_efficientnet_lite0", organs=11, slices=3))
+    given = {f"w{n}": v + 1 for n, v in enumerate(network.model.encoder.state_dict().values())}
+    given["w0"] = torch.cat([given["w0"]] * 3, dim=1)
+    given["classifier"] = torch.zeros(1000, 1280)
+    imagenet.fill_encoder(network, given)
+    filled = list(network.model.encoder.state_dict().values())
+    assert torch.allclose(filled[0], 3 * given["w0"][:, :1])
+    assert torch.equal(filled[-2], given[f"w{len(filled) - 2}"])
+    with pytest.raises(ValueError, match="tensors are needed"):
+        imagenet.fill_encoder(network, {"w0": given["w0"]})
 
 
 def test_training_goes_on_where_it_was_killed(cache: Path, config: Path, tmp_path: Path) -> None:

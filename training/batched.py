@@ -1,0 +1,302 @@
+"""The crops of `training.augment`, a whole batch at a time, on a GPU.
+
+The same augmentation with the same strengths, drawn by the device's own generator: every case lies
+in the device's memory, and a crop is gathered out of it. Which slice of which case comes next is
+still `training.sampling`'s word. One thing is simpler: thick and coarse crops are the first and
+the last of a batch, as many as their chances say, so that their dearer steps touch no others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.augment import AIR_HU, Augmentation, scale_hu
+from training.cases import PIXEL_MM, Case
+from training.sampling import Batch, Sampler
+
+_STOMACH = 12
+_SHARED, _OWN = (6, 7), (4, 8, 9, 10, 11)
+_THICK_CHANCE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """Cases end to end in a device's memory.
+
+    Attributes:
+        hu: int16 (voxels,).
+        labels: uint8 (voxels,).
+        pseudo: uint8 (voxels,); zeros where a case has none.
+        unsure: int16 (voxels,), likewise.
+        known: uint8 (slices, organs).
+        starts: (cases,) first voxel of each case.
+        rows: (cases,) first slice of each case.
+        shapes: (cases, 3) k, j, i.
+        usable: (cases, 2) first and last slice that may be used.
+        slice_mm: (cases,).
+    """
+
+    hu: Tensor
+    labels: Tensor
+    pseudo: Tensor
+    unsure: Tensor
+    known: Tensor
+    starts: Tensor
+    rows: Tensor
+    shapes: Tensor
+    usable: Tensor
+    slice_mm: Tensor
+
+
+def gather_volumes(cases: Sequence[Case], device: torch.device) -> Volumes:
+    """Copy cases to a device."""
+
+    def joined(parts: Sequence[np.ndarray], dtype: type) -> Tensor:  # type: ignore[type-arg]
+        flat = [torch.from_numpy(part.reshape(-1).astype(dtype)) for part in parts]
+        return torch.cat([part.to(device) for part in flat])
+
+    shapes = torch.tensor([case.hu.shape for case in cases])
+    ends = shapes.prod(dim=1).cumsum(0)
+    usable = [np.flatnonzero(case.usable)[[0, -1]] for case in cases]
+    return Volumes(
+        hu=joined([case.hu for case in cases], np.int16),
+        labels=joined([case.labels for case in cases], np.uint8),
+        pseudo=joined([c.labels * 0 if c.pseudo is None else c.pseudo for c in cases], np.uint8),
+        unsure=joined([c.labels * 0 if c.unsure is None else c.unsure for c in cases], np.int16),
+        known=torch.cat([torch.from_numpy(np.array(case.known)) for case in cases]).to(device),
+        starts=(ends - shapes.prod(dim=1)).to(device),
+        rows=(shapes[:, 0].cumsum(0) - shapes[:, 0]).to(device),
+        shapes=shapes.to(device),
+        usable=torch.from_numpy(np.stack(usable)).to(device),
+        slice_mm=torch.tensor([case.info.slice_mm for case in cases], device=device),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a batch shows: (N,) case, (N,) slice position, (N, 2) row and column of its middle."""
+
+    case: Tensor
+    position: Tensor
+    centre: Tensor
+
+
+def choose(sampler: Sampler, count: int, rng: np.random.Generator) -> Choices:
+    """Let the sampler say which slices come next."""
+    chosen = [sampler.choose(rng) for _ in range(count)]
+    return Choices(
+        torch.tensor([case for case, _, _ in chosen]),
+        torch.tensor([position for _, position, _ in chosen]),
+        torch.tensor([centre for _, _, centre in chosen]),
+    )
+
+
+class BatchMaker:
+    """Cuts augmented crops out of `Volumes`."""
+
+    def __init__(self, volumes: Volumes, config: Augmentation, seed: int):
+        if config.mirror_chance:
+            raise ValueError("mirrored crops are made by training.augment alone")
+        self.volumes, self.config = volumes, config
+        self.device = volumes.hu.device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def make(self, choices: Choices) -> Batch:
+        """One batch on the device."""
+        volumes, config = self.volumes, self.config
+        case = choices.case.to(self.device)
+        position = choices.position.to(self.device).float()
+        rows, columns = self.places(choices.centre.to(self.device).float())
+        shape = volumes.shapes[case]
+        nearest = torch.minimum(position.round().long().clamp_min(0), shape[:, 0] - 1)
+        plane = volumes.starts[case] + nearest * shape[:, 1] * shape[:, 2]
+        corner, inside = _pixels(rows.round().long(), columns.round().long(), shape)
+        at = plane[:, None, None] + corner
+        labels, pseudo, unsure = (
+            volume[at].int() * inside for volume in (volumes.labels, volumes.pseudo, volumes.unsure)
+        )
+        image = self.slices(case, position, rows, columns)
+        image = self.vary(image, labels, pseudo)
+        outside = self.chance(config.cut_chance, len(case))[:, None, None] & self.beyond(len(case))
+        image = torch.where(outside[:, None], AIR_HU, image)
+        known = volumes.known[volumes.rows[case] + nearest]
+        cut = [torch.where(outside, 0, values) for values in (labels, pseudo)]
+        return Batch(scale_hu(image), cut[0], cut[1], unsure, known)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Random numbers between two bounds."""
+        drawn = torch.rand(shape, device=self.device, generator=self.generator)
+        return low + (high - low) * drawn
+
+    def normal(self, *shape: int) -> Tensor:
+        """Random numbers of variance 1."""
+        return torch.randn(shape, device=self.device, generator=self.generator)
+
+    def chance(self, chance: float, count: int) -> Tensor:
+        """(N,) bool, true as often as the chance says."""
+        return self.uniform(0, 1, count) < chance
+
+    def places(self, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column (N, H, W) in its slice of every pixel of every crop."""
+        config, count = self.config, len(centre)
+        reach = config.shift_mm / PIXEL_MM
+        still = self.chance(config.identity_chance, count)
+        angle = self.uniform(-1, 1, count) * math.radians(config.rotation_deg)
+        zoom = self.uniform(math.log(config.scale[0]), math.log(config.scale[1]), count).exp()
+        stretch = self.uniform(-0.1, 0.1, count).exp()
+        angle, zoom = torch.where(still, 0.0, angle), torch.where(still, 1.0, zoom)
+        stretch = torch.where(still, 1.0, stretch)[:, None, None]
+        middle = centre + self.uniform(-reach, reach, count, 2)
+        middle = torch.where(still[:, None], middle.round(), middle)[:, :, None, None]
+        axis = torch.arange(config.size, device=self.device) - float(config.size // 2)
+        cosine, sine = (f[:, None, None] for f in (angle.cos() / zoom, angle.sin() / zoom))
+        down, right = axis[None, :, None], axis[None, None, :]
+        bend = self.smooth_noise(count, 2, 5) * (config.elastic_mm / PIXEL_MM)
+        bend = bend * self.uniform(0, 1, count)[:, None, None, None]
+        bend = bend * self.chance(config.elastic_chance, count)[:, None, None, None]
+        rows = (cosine * down - sine * right) * stretch + middle[:, 0] + bend[:, 0]
+        columns = (sine * down + cosine * right) / stretch + middle[:, 1] + bend[:, 1]
+        return rows, columns
+
+    def smooth_noise(self, count: int, fields: int, points: int) -> Tensor:
+        """Fields (N, fields, H, W) through random values at few points."""
+        size = (self.config.size, self.config.size)
+        coarse = self.normal(count, fields, points, points)
+        return F.interpolate(coarse, size, mode="bicubic", align_corners=True)
+
+    def slices(self, case: Tensor, position: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Three slices (N, 3, H, W) in HU around each position; the first ones thicker."""
+        count = len(case)
+        thick = round(_THICK_CHANCE * count)
+        distance = torch.where(
+            self.chance(0.5, count), 3.0, self.uniform(*self.config.slice_distance_mm, count)
+        )
+        step = distance / self.volumes.slice_mm[case]
+        blur = self.uniform(0.5, 2.5, thick) / self.volumes.slice_mm[case[:thick]]
+        planes = []
+        for offset in (-step, torch.zeros_like(step), step):
+            plane = self.slice_at(case, position + offset, rows, columns)
+            ahead, behind = (
+                self.slice_at(
+                    case[:thick],
+                    (position + offset)[:thick] + side * blur,
+                    rows[:thick],
+                    columns[:thick],
+                )
+                for side in (1, -1)
+            )
+            plane[:thick] = (plane[:thick] + ahead + behind) / 3
+            planes.append(plane)
+        return torch.stack(planes, dim=1) + AIR_HU
+
+    def slice_at(self, case: Tensor, position: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """HU above air (N, H, W) between slices, rows and columns; 0 outside."""
+        volumes, shape = self.volumes, self.volumes.shapes[case]
+        first, last = volumes.usable[case].unbind(1)
+        position = torch.maximum(torch.minimum(position, last.float()), first.float())
+        low = position.floor().long()
+        weight = (position - low)[:, None, None]
+        size = shape[:, 1] * shape[:, 2]
+        below = (volumes.starts[case] + low * size)[:, None, None]
+        above = below + (torch.minimum(low + 1, last) - low).mul(size)[:, None, None]
+        top, left = rows.floor(), columns.floor()
+        down, right = rows - top, columns - left
+        total = torch.zeros_like(rows)
+        for j, by_row in ((0, 1 - down), (1, down)):
+            for i, by_column in ((0, 1 - right), (1, right)):
+                corner, inside = _pixels(top.long() + j, left.long() + i, shape)
+                value = torch.lerp(
+                    volumes.hu[below + corner].float(), volumes.hu[above + corner].float(), weight
+                )
+                total += (value - AIR_HU) * (by_row * by_column * inside)
+        return total
+
+    def vary(self, image: Tensor, labels: Tensor, pseudo: Tensor) -> Tensor:
+        """Contrast of organs, bowel, soft tissue, sharpness, noise and quantisation."""
+        image = self.change_organs(image, labels)
+        image = self.fill_bowel(image, torch.where(labels > 0, labels, pseudo))
+        config, count = self.config, len(image)
+
+        def each(values: Tensor) -> Tensor:
+            return values[:, None, None, None]
+
+        gain = each(self.uniform(*config.gain, count))
+        offset = each(self.uniform(-1, 1, count) * config.offset_hu)
+        image = image + ((image + 400) / 200).clamp(0, 1) * (image * (gain - 1) + offset)
+        mix = self.uniform(-0.9, 1.0, count) * self.chance(config.blur_chance, count)
+        smooth = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
+        image = self.coarsen(image + each(mix) * (smooth - image))
+        image = image + self.noise(image) * each(self.chance(0.4, count))
+        high = self.uniform(230, 300, count)
+        high = torch.where(self.chance(config.clip_chance, count), high, 1e5)
+        image = torch.minimum(image, each(high))
+        step = each(self.uniform(16, 48, count))
+        stepped = each(self.chance(config.step_chance, count))
+        return torch.where(stepped, torch.round(image / step) * step, image)
+
+    def coarsen(self, image: Tensor) -> Tensor:
+        """The last crops as they look on pixels two to three times as wide."""
+        count = round(self.config.coarse_chance * len(image))
+        if not count:
+            return image
+        size = round(image.shape[-1] / float(self.uniform(1.5, 3.0, 1).item()))
+        small = F.interpolate(image[-count:], (size, size), mode="area")
+        wide = F.interpolate(small, image.shape[2:], mode="bilinear", align_corners=False)
+        return torch.cat([image[:-count], wide])
+
+    def noise(self, image: Tensor) -> Tensor:
+        """Noise of random strength, fine or coarse in grain."""
+        count = len(image)
+        noise = self.normal(*image.shape)
+        grained = self.chance(0.5, count)[:, None, None, None]
+        noise = torch.where(grained, F.avg_pool2d(noise, 3, 1, 1) * 3.0, noise)
+        return noise * self.uniform(0, self.config.noise_hu, count)[:, None, None, None]
+
+    def change_organs(self, image: Tensor, labels: Tensor) -> Tensor:
+        """Labelled organs brighter or darker, as another contrast phase would make them."""
+        count = len(image)
+        table = torch.zeros(count, 256, device=self.device)
+        table[:, list(_SHARED)] = self.uniform(-90, 90, count, 1)
+        table[:, list(_OWN)] = self.uniform(-50, 60, count, len(_OWN))
+        table *= self.chance(self.config.contrast_chance, count)[:, None]
+        change = table.gather(1, labels.flatten(1).long()).view(labels.shape)[:, None]
+        return image + F.avg_pool2d(change, 3, 1, 1) * (image > -150)
+
+    def fill_bowel(self, image: Tensor, labels: Tensor) -> Tensor:
+        """Blobs of unlabelled soft tissue, and the stomach, brighter."""
+        count = len(image)
+        field = self.smooth_noise(count, 1, 12)[:, 0]
+        blobs = (field > self.uniform(0.6, 1.4, count)[:, None, None]) & (labels == 0)
+        blobs |= (labels == _STOMACH) & self.chance(0.5, count)[:, None, None]
+        strength = self.uniform(40, 350, count) * self.chance(self.config.bowel_chance, count)
+        wide = F.avg_pool2d(blobs.float()[:, None], 5, 1, 2)
+        amount = wide * blobs[:, None] * strength[:, None, None, None]
+        return image + amount * ((image > -60) & (image < 120))
+
+    def beyond(self, count: int) -> Tensor:
+        """Pixels (N, H, W) outside a random circle, or beyond a straight edge."""
+        axis = torch.linspace(-1, 1, self.config.size, device=self.device)
+        rows, columns = axis[None, :, None], axis[None, None, :]
+        middle = self.uniform(-0.2, 0.2, count, 2)[:, :, None, None]
+        radius = self.uniform(0.5, 0.9, count)[:, None, None]
+        outside = (rows - middle[:, 0]) ** 2 + (columns - middle[:, 1]) ** 2 > radius**2
+        angle = self.uniform(0, 2 * math.pi, count)[:, None, None]
+        edge = self.uniform(0.3, 0.8, count)[:, None, None]
+        straight = rows * angle.sin() + columns * angle.cos() > edge
+        return torch.where(self.chance(0.6, count)[:, None, None], outside, straight)
+
+
+def _pixels(rows: Tensor, columns: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
+    """Place of each pixel in its slice, clamped into it, and whether it was inside."""
+    height, width = shape[:, 1, None, None], shape[:, 2, None, None]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    rows = torch.minimum(rows.clamp_min(0), height - 1)
+    columns = torch.minimum(columns.clamp_min(0), width - 1)
+    return rows * width + columns, inside
