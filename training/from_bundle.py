@@ -2,12 +2,13 @@
 
 Training goes on from what is committed, without the run that made it: the export keeps the
 tensors' names, but for the linear layers of the attention, which it transposes, and a ``.conv`` in
-padded convolutions. The auxiliary heads are not exported; they are taken from another checkpoint.
+padded convolutions. Heads that serve training alone are not exported; they begin anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from segmate_cli.network import SegMate, fill_network, network_from_checkpoint
+from segmate_cli.network import NetworkConfig, SegMate, build_network, fill_network
+from training.cases import ORGANS
 
 _PREFIX = "network."
 
@@ -49,28 +51,34 @@ def _unrepeated(path: Sequence[str]) -> str:
     return ".".join(["model", *parts])
 
 
-def network_from_bundle(onnx_path: Path, heads_from: Path) -> SegMate:
-    """A network with a bundle's weights, and the auxiliary heads of a checkpoint.
+def network_from_bundle(bundle: Path) -> SegMate:
+    """A network with a bundle's weights; heads that serve training alone are drawn at random.
 
     Raises:
-        ModelError: the two are not of one architecture.
+        ModelError: the bundle's tensors are not those of the encoder that its manifest names.
     """
-    network, _ = network_from_checkpoint(heads_from)
-    state = dict(network.state_dict())
-    auxiliary = {key for key in state if "boundary_head" in key or "presence_head" in key}
-    kept = {key: state[key] for key in auxiliary}
-    fill_network(network, {**kept, **dict(exported_tensors(onnx_path))}, str(onnx_path))
+    encoder = json.loads((bundle / "manifest.json").read_text())["network"]["encoder"]
+    network = build_network(NetworkConfig(encoder=encoder, organs=len(ORGANS)))
+    onnx_path = bundle / "model.onnx"
+    state = dict(exported_tensors(onnx_path))
+    fill_network(network, {**training_heads(network), **state}, str(onnx_path))
     return network
+
+
+def training_heads(network: SegMate) -> dict[str, Tensor]:
+    """The tensors of the heads that are not exported."""
+    names = ("boundary_head", "presence_head", "deep_head")
+    state = network.state_dict()
+    return {key: value for key, value in state.items() if any(name in key for name in names)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder of an ONNX bundle")
-    parser.add_argument("heads", type=Path, help="checkpoint to take the auxiliary heads from")
     parser.add_argument("output", type=Path, help="checkpoint to write")
     options = parser.parse_args(arguments)
-    network = network_from_bundle(options.bundle / "model.onnx", options.heads)
+    network = network_from_bundle(options.bundle)
     torch.save({"model_state": network.state_dict()}, options.output)
 
 

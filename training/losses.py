@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,29 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor) -> tuple[
     dice = (2 * overlap + 10.0) / (total + 10.0)
     missing = ((1 - dice) * there).sum() / there.sum().clamp_min(1)
     return entropy, missing
+
+
+def deep_loss(deep: Sequence[Tensor], target: Tensor, weights: Tensor) -> Tensor:
+    """Mean weighted cross entropy of coarser logits, against the share of each organ in a pixel."""
+    total = target.new_zeros(())
+    for logits in deep:
+        size = tuple(logits.shape[-2:])
+        weight = F.adaptive_avg_pool2d(weights, size)
+        share = F.adaptive_avg_pool2d(target * weights, size) / weight.clamp_min(1e-6)
+        entropy = F.binary_cross_entropy_with_logits(
+            logits.float(), share.clamp(0, 1), reduction="none"
+        )
+        total = total + (entropy * weight).sum() / weight.sum().clamp_min(1.0)
+    return total / max(1, len(deep))
+
+
+def boundary_loss(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Weighted cross entropy of the boundary head: pixels beside the other side of an outline."""
+    outside = F.max_pool2d(target, 3, 1, 1) - target
+    inside = F.max_pool2d(1 - target, 3, 1, 1) - (1 - target)
+    edges = (outside + inside).clamp(0, 1)
+    entropy = F.binary_cross_entropy_with_logits(logits, edges, reduction="none")
+    return (entropy * weights).sum() / weights.sum().clamp_min(1.0)
 
 
 def presence_loss(presence_logits: Tensor, target: Tensor, batch: Batch) -> Tensor:

@@ -28,7 +28,14 @@ from segmate_cli.network import NetworkConfig, SegMate, build_network, fill_netw
 from training.augment import Augmentation
 from training.batched import BatchMaker, Choices, choose, gather_volumes
 from training.cases import ORGANS, Case, load_cases
-from training.losses import presence_loss, segmentation_loss, targets_and_weights
+from training.from_bundle import training_heads
+from training.losses import (
+    boundary_loss,
+    deep_loss,
+    presence_loss,
+    segmentation_loss,
+    targets_and_weights,
+)
 from training.parcel import unpack
 from training.sampling import Batch, Prefetcher, Sampler, Sampling
 
@@ -51,6 +58,8 @@ class TrainConfig:
         teacher_weight: weight of the teacher's labels beside hands' (1).
         teacher_factors: by organ, what that weight is multiplied with, where it is not 1.
         pseudo_weight: weight of pseudo labels.
+        deep_weight: weight of the losses at strides 32, 16 and 8; without it no such heads.
+        boundary_weight: weight of the loss of the boundary head.
         bfloat16: autocast.
         channels_last: memory format.
         threads: of PyTorch.
@@ -73,6 +82,8 @@ class TrainConfig:
     teacher_weight: float = 0.6
     teacher_factors: dict[str, float] = field(default_factory=dict)
     pseudo_weight: float = 0.5
+    deep_weight: float = 0.0
+    boundary_weight: float = 0.0
     bfloat16: bool = True
     channels_last: bool = True
     threads: int = 2
@@ -96,12 +107,22 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def make_network(config: TrainConfig, start: Path | None) -> SegMate:
-    """The network of a configuration, filled from a checkpoint if one is given."""
+    """The network of a configuration, filled from a checkpoint if one is given.
+
+    Heads for training alone that the checkpoint lacks stay as they were drawn.
+    """
+    deep = config.deep_weight > 0
     network = build_network(
-        NetworkConfig(encoder=config.encoder, organs=len(ORGANS), slices=config.slices)
+        NetworkConfig(config.encoder, len(ORGANS), config.slices, deep_supervision=deep)
     )
     if start is not None:
-        fill_network(network, load_state(start), str(start))
+        heads = training_heads(network)
+        given = {
+            key: value
+            for key, value in load_state(start).items()
+            if deep or not key.startswith("model.deep_head")
+        }
+        fill_network(network, {**heads, **given}, str(start))
     return network
 
 
@@ -165,6 +186,11 @@ class Trainer:
             output = self.network(slices)
         entropy, dice = segmentation_loss(output.logits.float(), target, weights)
         loss = 4 * entropy + dice
+        if config.deep_weight:
+            loss = loss + config.deep_weight * deep_loss(output.deep, target, weights)
+        if config.boundary_weight and output.boundary is not None:
+            edges = boundary_loss(output.boundary.float(), target, weights)
+            loss = loss + config.boundary_weight * edges
         if output.presence_logits is not None:
             loss = loss + 0.05 * presence_loss(output.presence_logits, target, batch)
         self.optimiser.zero_grad()
@@ -317,6 +343,7 @@ def train(config_path: Path, cache: Path, run: Path, session: Session | None = N
         start = config_path.parent / config.start
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     trainer = Trainer(config, make_network(config, start), run, session.device)

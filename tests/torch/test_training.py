@@ -21,6 +21,7 @@ for folder in (ROOT, ROOT / "examples"):
         sys.path.insert(0, str(folder))
 
 import nibabel as nib  # noqa: E402
+import torch.nn.functional as F  # noqa: E402, N812
 from phantom import make_phantom  # noqa: E402
 
 from segmate_cli.export import open_onnx  # noqa: E402
@@ -29,7 +30,12 @@ from training import from_bundle, imagenet, parcel, prepare, pseudo, score_bundl
 from training.augment import Augmentation, draw_crop, fill_bowel, swap_sides  # noqa: E402
 from training.batched import BatchMaker, Choices, gather_volumes  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
-from training.losses import segmentation_loss, targets_and_weights  # noqa: E402
+from training.losses import (  # noqa: E402
+    boundary_loss,
+    deep_loss,
+    segmentation_loss,
+    targets_and_weights,
+)
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
 from training.sources import known_rows  # noqa: E402
 from training.train import Session, train  # noqa: E402
@@ -133,6 +139,22 @@ def test_unlabelled_organs_cost_nothing_but_taken_voxels_do() -> None:
     )
     wrong[0, spleen, 0, 0] = 20.0
     assert sum(segmentation_loss(wrong, target, weights)) > 0.1
+
+
+def test_coarse_and_boundary_heads_are_asked_for_shares_and_outlines() -> None:
+    target = torch.zeros(1, len(ORGANS), 16, 16)
+    target[0, 7, 4:12, 4:10] = 1
+    weights = torch.ones_like(target)
+    coarse = torch.where(F.avg_pool2d(target, 4) > 0.5, 9.0, -9.0)
+    assert deep_loss([coarse], target, weights) < deep_loss([-coarse], target, weights) / 10
+    weights[0, 7] = 0
+    assert deep_loss([coarse], target, weights) == pytest.approx(0, abs=1e-3)
+    edges = torch.full_like(target, -20.0)
+    edges[0, 7, 3:13, 3:11] = 20.0
+    edges[0, 7, 5:11, 5:9] = -20.0
+    edges[0, 7, [3, 3, 12, 12], [3, 10, 3, 10]] = 20.0
+    assert boundary_loss(edges, target, torch.ones_like(target)) < 1e-3
+    assert boundary_loss(-edges, target, torch.ones_like(target)) > 1
 
 
 def test_a_teacher_counts_by_organ() -> None:
@@ -316,11 +338,12 @@ def test_an_encoder_takes_packaged_weights_in_their_order(tmp_path: Path) -> Non
 
 def test_training_goes_on_where_it_was_killed(cache: Path, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
+    settings = json.loads(config.read_text()) | {"deep_weight": 1.0, "boundary_weight": 0.5}
+    config.write_text(json.dumps(settings))
     trainer = train(config, cache, run)
     assert trainer.step == 3
     losses = [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert all(np.isfinite(losses))
-    settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"steps": 5}))
     resumed = train(config, cache, run)
     assert resumed.step == 5
@@ -346,10 +369,8 @@ def test_a_perfect_prediction_scores_one(cache: Path) -> None:
 
 
 def test_training_goes_on_from_the_weights_that_are_committed(tmp_path):
-    fresh = build_network(NetworkConfig(encoder="tf_efficientnet_lite0", organs=11, slices=3))
-    torch.save({"model_state": fresh.state_dict()}, tmp_path / "heads.pth")
     bundle = ROOT / "weights" / "default"
-    from_bundle.main([str(bundle), str(tmp_path / "heads.pth"), str(tmp_path / "taken.pth")])
+    from_bundle.main([str(bundle), str(tmp_path / "taken.pth")])
     network, _ = network_from_checkpoint(tmp_path / "taken.pth")
     slices = torch.linspace(-1, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
     with torch.no_grad():
