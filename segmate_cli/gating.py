@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmate_cli import console, files, scans, sidecar
+from segmate_cli import console, examining, files, sidecar
 from segmate_cli import report as reports
 from segmate_cli.doubt.gates_file import read_gates
 from segmate_cli.doubt.rules import RULES, Rule
@@ -32,13 +32,13 @@ def gate_exit(args: Namespace, words: Sequence[str]) -> ExitCode:
 
 
 def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -> ExitCode:
-    """``segmate report`` as table, CSV, TSV, JSON or FHIR; errors as ``scans.examine_path``."""
+    """``segmate report`` as table, CSV, TSV, JSON or FHIR; errors as ``examining.examine_path``."""
     rules = rules_of(args)
     table = []
     reported = []
     verdicts: dict[str, Verdict] = {}
     for path in paths:
-        measured = scans.examine_path(
+        measured = examining.examine_path(
             path,
             table=args.table,
             ct=args.ct,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from segmate_cli import organs as organ_table
 from segmate_cli.doubt.record import about
 from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.scan_evidence import ScanWatcher
-from segmate_cli.doubt.survey import Surveyor
+from segmate_cli.doubt.survey import Surveyor, joined
 from segmate_cli.doubt.verdict import Earlier, Judgement, judge
 from segmate_cli.doubt.words import CIRCLE, NOT_TOLD, Certainty, OrganStatus, Verdict
 from segmate_cli.geometry import Geometry
 from segmate_cli.organs import Organ
 from segmate_cli.placement import placed_on
-from segmate_cli.volume import Hounsfield, Labels, LabelValues, Volume
+from segmate_cli.sheets import Sheets, stacked_planes
+from segmate_cli.volume import Hounsfield, LabelMap, Labels, LabelValues, Scan, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,33 @@ def examine(
     """
     if ct is not None:
         labels = placed_on(labels, ct.geometry)
+    return examine_slices(labels, ct.as_scan() if ct else None, organs, rules, earlier)
+
+
+def examine_slices(
+    labels: LabelMap,
+    scan: Scan | None = None,
+    organs: Sequence[str] | None = None,
+    rules: Sequence[Rule] = RULES,
+    earlier: Earlier | None = None,
+) -> Measured:
+    """As ``examine``, slice by slice, of a label map on the scan's own grid."""
     known = [organ for _, organ in sorted(labels.organs.items())]
     wanted = known if organs is None else organ_table.select(organs, known)
-    tally = Tally(labels.geometry, int(labels.values.max()))
-    for k, plane in enumerate(labels.values):
-        tally.add(plane, None if ct is None else ct.hu[k])
+    tally = Tally(labels.geometry, highest_value(labels), labels)
+    planes = repeat(None) if scan is None else scan.planes()
+    for (first, *above), hu in zip(stacked_planes(labels), planes, strict=False):
+        tally.add(first, hu, *above)
     return tally.measured(labels.organs, wanted, rules, earlier)
+
+
+def highest_value(labels: LabelMap) -> int:
+    """The highest that a voxel has, or, where that is not in memory, could have."""
+    if isinstance(labels, Labels):
+        return int(labels.values.max())
+    if isinstance(labels, Sheets):
+        return max(labels.organs, default=0)
+    return int(np.iinfo(labels.dtype).max)
 
 
 class HuSums:
@@ -137,22 +160,34 @@ class HuSums:
 
 
 class Tally:
-    """Labels and HU, looked at as the slices k = 0, 1, ... go by."""
+    """Labels and HU, looked at as the slices k = 0, 1, ... go by.
 
-    def __init__(self, geometry: Geometry, highest: int) -> None:
-        """Count on a grid labels up to ``highest``."""
+    Args:
+        geometry: Of the grid.
+        highest: Largest label value.
+        labels: What is counted, where it may be of several sheets.
+    """
+
+    def __init__(self, geometry: Geometry, highest: int, labels: LabelMap | None = None) -> None:
         self._sums = HuSums(highest)
-        self._surveyor = Surveyor(geometry, highest)
+        self._of = labels if isinstance(labels, Sheets) else None
+        sheets = len(self._of.sheets) if self._of else 1
+        self._surveyors = [Surveyor(geometry, highest) for _ in range(sheets)]
         self._watcher = ScanWatcher(geometry)
         self._with_hu = False
 
-    def add(self, plane: LabelValues, hu: Hounsfield | None) -> None:
-        """Count the next slice (rows, columns), with its HU where there is a CT."""
-        self._surveyor.add(plane)
+    def add(self, plane: LabelValues, hu: Hounsfield | None, *above: LabelValues) -> None:
+        """Count the next slice (rows, columns), with its HU where there is a CT.
+
+        ``above`` are the same slice of the other sheets.
+        """
+        for surveyor, sheet in zip(self._surveyors, (plane, *above), strict=True):
+            surveyor.add(sheet)
+            if hu is not None:
+                self._sums.add(sheet, hu)
         if hu is not None:
             self._with_hu = True
             self._watcher.add(hu)
-            self._sums.add(plane, hu)
 
     def stats(self, organs: dict[int, Organ], wanted: Sequence[Organ]) -> tuple[OrganStats, ...]:
         """What has been counted of the organs wanted, by a table of label values."""
@@ -167,8 +202,13 @@ class Tally:
     ) -> Measured:
         """What has been counted of the organs wanted, by a table of label values."""
         scan = self._watcher.evidence() if self._with_hu else None
-        judged = judge(self._surveyor.survey(), organs, scan, rules, earlier or Earlier())
-        return measured_by(judged, organs, wanted, self._sums if self._with_hu else None)
+        survey = self._surveyors[0].survey()
+        if self._of:
+            surveys = (survey, *(each.survey() for each in self._surveyors[1:]))
+            survey = joined(surveys, self._of.open_faces, self._of.told)
+        judged = judge(survey, organs, scan, rules, earlier or Earlier())
+        found = measured_by(judged, organs, wanted, self._sums if self._with_hu else None)
+        return _doubted(found, self._of) if self._of else found
 
 
 def measured_by(
@@ -193,3 +233,13 @@ def measured_by(
         told = judged.certainty.get(organ.key, NOT_TOLD) if found.voxels else NOT_TOLD
         rows.append(OrganStats(organ, found.voxels, volume_ml, mean, spread, touches, own, told))
     return Measured(tuple(rows), judged)
+
+
+def _doubted(found: Measured, sheets: Sheets) -> Measured:
+    """With what is to be said of organs beside what was seen."""
+    rows = []
+    for each in found.stats:
+        more = sheets.doubts.get(each.organ.key, ())
+        reasons = (*each.status.reasons, *more)
+        rows.append(replace(each, status=replace(each.status, reasons=reasons)))
+    return replace(found, stats=tuple(rows))

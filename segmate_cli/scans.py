@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segmate_cli import files, memory, nifti, sidecar
-from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.errors import (
     EngineMissingError,
     InputError,
@@ -24,7 +23,6 @@ from segmate_cli.errors import (
 )
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
-from segmate_cli.measurement import Measured, OrganStats, examine
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.placement import placed_on
 from segmate_cli.upright import evened, on_slices
@@ -140,65 +138,6 @@ def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile,
     return file, names
 
 
-def measure_path(
-    path: Path,
-    *,
-    table: str | Path | None = None,
-    ct: str | Path | None = None,
-    series: str | None = None,
-    organs: Sequence[str] | None = None,
-) -> tuple[OrganStats, ...]:
-    """Measure the organs in a file; arguments and errors as ``examine_path``."""
-    return examine_path(path, table=table, ct=ct, series=series, organs=organs).stats
-
-
-def examine_path(
-    path: Path,
-    *,
-    table: str | Path | None = None,
-    ct: str | Path | None = None,
-    series: str | None = None,
-    organs: Sequence[str] | None = None,
-    rules: Sequence[Rule] | None = None,
-) -> Measured:
-    """Measure the organs of a label map or RTSTRUCT in a file, and apply the gates.
-
-    Without the scan, what its gates said when the label map was made is taken from the sidecar.
-    DICOM objects have no verdict, since their structures may overlap.
-
-    Args:
-        path: See ``load_labels``; or a DICOM RTSTRUCT.
-        table: What the values or ROI numbers mean; see ``load_labels``.
-        ct: The scan that was segmented, for HU.
-        series: Which series of it; by default the one that a DICOM object names.
-        organs: Names or aliases; by default all.
-        rules: The gates; None for the built-in ones, or for none where the sidecar says that none
-            held for the model.
-
-    Raises:
-        InputError: A file that cannot be read, a CT that does not fit.
-        UnknownOrganError: An organ that the file does not have.
-    """
-    if is_dicom_name(path) and files.exists(path):
-        from segmate_cli.dicom import rtstruct_read
-
-        if rtstruct_read.is_rtstruct(path):
-            names = read_label_table(Path(table)) if table else None
-            found = rtstruct_read.read_rtstruct(path, names)
-            scan = load(ct, series=series, prefer=found.series_uid) if ct else None
-            return Measured(rtstruct_read.measure_structures(found, scan, organs), None)
-        from segmate_cli.dicom.seg_read import measure_seg, open_seg
-
-        seg = open_seg(path, read_label_table(Path(table)) if table else None)
-        stats = measure_seg(seg, load_ct(seg.source, ct, series) if ct else None, organs)
-        return Measured(stats, None)
-    labels, scan = load_with_ct(path, table, ct, series)
-    earlier = sidecar.earlier_of(path)
-    if rules is None:
-        rules = () if earlier and not earlier.gates else RULES
-    return examine(labels, scan, organs, rules, earlier)
-
-
 def load_with_ct(
     path: Path,
     table: str | Path | None = None,
@@ -258,18 +197,6 @@ def _slices_and_ct(
     else:
         scan = find_scan(Path(ct), series=series, prefer=named) if ct else None
     return (origin.slices if origin else None, scan.geometry if scan else None), scan
-
-
-def load_ct(source: Source | None, ct: str | Path, series: str | None = None) -> Volume:
-    """The scan of a label map; of DICOM with several series the one that made it, where known.
-
-    Args:
-        source: The scan that was segmented, as far as it is known.
-        ct: See ``load``.
-        series: See ``load``.
-    """
-    named = source.series_uid if isinstance(source, DicomSource) else None
-    return load(ct, series=series, prefer=named)
 
 
 def save(

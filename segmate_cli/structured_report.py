@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from segmate_cli import scans, sidecar
+from segmate_cli import examining, scans, sidecar
 from segmate_cli.dicom import reference as dicom_reference
 from segmate_cli.dicom import subject as subjects
-from segmate_cli.dicom.seg_read import measure_seg, open_seg
+from segmate_cli.dicom.seg_read import open_seg
 from segmate_cli.dicom.sr import write_sr
 from segmate_cli.dicom.subject import Subject
 from segmate_cli.errors import GeometryError
@@ -71,8 +71,10 @@ def _of_seg(path: Path, options: SrOptions) -> _Found:
     """What a SEG is about, its organs' measurements, and what they lack."""
     seg = open_seg(path, read_label_table(Path(options.table)) if options.table else None)
     subject = subjects.of_seg(path, seg.organs, options.uid_root)
-    ct = scans.load_ct(seg.source, options.ct, options.series) if options.ct else None
-    return subject, measure_seg(seg, ct, options.organs), ()
+    measured = examining.measure_path(
+        path, table=options.table, ct=options.ct, series=options.series, organs=options.organs
+    )
+    return subject, measured, ()
 
 
 def _of_nifti(path: Path, options: SrOptions) -> _Found:

@@ -10,7 +10,7 @@ from conftest import ball_scan, write_bundle
 from dicom_maker import Recipe, make_series
 from test_batch import comparable, network_runs, table
 
-from segmate_cli import measurement, scans
+from segmate_cli import examining, measurement
 from segmate_cli.batch.judging import can_judge
 from segmate_cli.batch.records import Record
 from segmate_cli.batch.settings import Settings, gates_sha256
@@ -93,7 +93,7 @@ def of_a_second_look(out):
     """The rows of a batch, which surveys a case once, are those of ``report`` on its files."""
     for row in table(out / "cohort.csv"):
         case = content(out, row["case"], "case.json")
-        (again,) = scans.examine_path(
+        (again,) = examining.examine_path(
             out / row["case"] / "labels.nii.gz", ct=case["path"], rules=parse_gates(TIGHT, "")
         ).stats
         assert (row["voxels"], row["status"]) == (str(again.voxels), again.status.kind)

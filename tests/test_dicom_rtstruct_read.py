@@ -12,7 +12,8 @@ from seg_maker import ORGANS, RUN
 from test_dicom_rtstruct import LARGER, OBLIQUE, written
 
 from segmate_cli import scans
-from segmate_cli.dicom.rtstruct_read import is_rtstruct, measure_structures, read_rtstruct
+from segmate_cli.dicom.rtstruct_read import is_rtstruct, read_rtstruct
+from segmate_cli.dicom.rtstruct_sheets import measure_structures
 from segmate_cli.errors import GeometryError, SegmateError, UnknownOrganError, UnreadableError
 from segmate_cli.measurement import measure
 from segmate_cli.organs import organ
@@ -31,6 +32,7 @@ def test_with_the_ct_the_masks_are_those_that_were_written(tmp_path, turn):
     ]
     (missing,) = (each for each in read if not each.voxels)
     assert missing.status.kind == "not_found"
+    assert missing.status.reasons[-1] == "the structure has no contour"
 
 
 @pytest.mark.parametrize("turn", [{}, {"column": (0, 0, -1)}, OBLIQUE], ids=len)
@@ -227,7 +229,7 @@ def test_what_is_none_is_refused(tmp_path):
 def test_the_command_reads_it_as_a_label_map(run, tmp_path):
     labels, _ = written(tmp_path)
     make_series(tmp_path / "dicom" / "other", LARGER.but(series=2))
-    how = ("--ct", tmp_path / "dicom", "--format", "csv")
+    how = ("--ct", tmp_path / "dicom", "--format", "csv", "--no-gate-exit")
     code, out, err = run("report", tmp_path / "rtstruct.dcm", *how, "--organs", "lung_left,heart")
     assert code == 0, err
     (left,) = [line.split(",") for line in out.splitlines() if ",lung_left," in line]

@@ -29,7 +29,7 @@ LAYERS = (
     ("doubt.verdict",),
     ("doubt.record", "doubt.gates_file"),
     ("bundle", "label_table", "outputs", "volume", "dicom.decode"),
-    ("gpu", "placement", "upright"),
+    ("gpu", "placement", "sheets", "upright"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("between", "inputs", "variants"),
@@ -45,7 +45,9 @@ LAYERS = (
     ("dicom.check_rtstruct", "dicom.check_seg", "dicom.check_sr"),
     ("dicom.check",),
     ("dicom.rtstruct", "dicom.rtstruct_read", "dicom.seg", "dicom.seg_read", "dicom.sr"),
+    ("dicom.rtstruct_sheets",),
     ("scans", "inspection"),
+    ("examining",),
     (
         "every_series",
         "gate_list",

@@ -7,7 +7,7 @@ import pytest
 import trimesh
 from look_maker import write_case
 
-from segmate_cli import organs, scans
+from segmate_cli import examining, organs, scans
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.meshes import make_meshes
 from segmate_cli.look.whereabouts import locate
@@ -85,7 +85,7 @@ def test_a_glb_holds_each_organ_by_name_and_colour(tmp_path, run):
     for key, body in scene.geometry.items():
         colour = np.asarray(body.visual.material.baseColorFactor)[:3]
         assert tuple(int(c) for c in colour) == organs.organ(key).rgb
-    stats = {each.organ.key: each.volume_ml for each in scans.measure_path(labels)}
+    stats = {each.organ.key: each.volume_ml for each in examining.measure_path(labels)}
     for key, body in scene.geometry.items():
         assert body.volume / 1000 == pytest.approx(stats[key], rel=0.02)
 
@@ -95,7 +95,7 @@ def test_an_stl_of_one_organ(tmp_path, run):
     out = tmp_path / "liver.stl"
     assert run("report", labels, "--organs", "liver", "-o", out)[0] == 0
     body = trimesh.load(out)
-    liver = scans.measure_path(labels, organs=["liver"])[0]
+    liver = examining.measure_path(labels, organs=["liver"])[0]
     assert body.volume / 1000 == pytest.approx(liver.volume_ml, rel=0.02)
     assert out.stat().st_size == 84 + 50 * len(body.faces)  # binary
 

@@ -11,7 +11,7 @@ from segmate_cli.look.views import SOFT_TISSUE, View
 
 def view(labels, pixel_mm=(1.0, 1.0), grey=True):
     shade = (labels * 40).astype(np.uint8) if grey else None
-    return View("axial", shade, labels, pixel_mm, ("A", "L", "P", "R"), 0.0, SOFT_TISSUE)
+    return View("axial", shade, (labels,), pixel_mm, ("A", "L", "P", "R"), 0.0, SOFT_TISSUE)
 
 
 def area(polygon):

@@ -39,7 +39,7 @@ def test_planes_are_turned_for_the_eye(tmp_path, directions):
         "coronal": values[::-1, 19],
         "sagittal": values[::-1, :, 13],
     }.items():
-        assert np.array_equal(shown[plane].labels, image), plane
+        assert np.array_equal(shown[plane].labels[0], image), plane
     sizes = {"axial": (2, 2), "coronal": (3, 2), "sagittal": (3, 2)}
     for plane, size in sizes.items():
         assert shown[plane].pixel_mm == pytest.approx(size)
@@ -66,7 +66,7 @@ def test_without_a_scan_there_are_labels_alone(tmp_path):
     cut = Cut(0, 7, SOFT_TISSUE)
     view = take_views(scans.open_labels(path), None, [cut], WHOLE)[cut]
     assert view.grey is None
-    assert view.labels.any()
+    assert view.labels[0].any()
 
 
 def test_only_the_body_is_shown(tmp_path):
@@ -75,7 +75,7 @@ def test_only_the_body_is_shown(tmp_path):
     cuts = [Cut(axis, 7, SOFT_TISSUE) for axis in range(3)]
     body = ((2, 20), (5, 30), (10, 40))
     found = take_views(labels, scans.find_scan(scan), cuts, body)
-    assert [found[cut].labels.shape for cut in cuts] == [(26, 31), (19, 31), (19, 26)]
+    assert [found[cut].labels[0].shape for cut in cuts] == [(26, 31), (19, 31), (19, 26)]
 
 
 def test_many_planes_of_a_long_scan_are_thinned_out(tmp_path, monkeypatch):
@@ -84,7 +84,7 @@ def test_many_planes_of_a_long_scan_are_thinned_out(tmp_path, monkeypatch):
     labels = scans.open_labels(path)
     cuts = [Cut(1, 20, SOFT_TISSUE), Cut(0, 7, SOFT_TISSUE)]
     found = take_views(labels, scans.find_scan(scan), cuts, WHOLE)
-    assert found[cuts[0]].labels.shape == found[cuts[0]].grey.shape == (12, 24)
+    assert found[cuts[0]].labels[0].shape == found[cuts[0]].grey.shape == (12, 24)
     assert found[cuts[0]].pixel_mm == (6.0, 4.0)
     assert found[cuts[1]].pixel_mm == (4.0, 4.0)
 

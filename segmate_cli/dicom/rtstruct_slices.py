@@ -37,10 +37,10 @@ def image_of(contour: Dataset) -> str:
     return _name(images[0]) if images else ""
 
 
-def uneven_places_mm(
+def even_or_not_mm(
     listed: Sequence[str], drawn: Mapping[str, Sequence[float]], *, is_own: bool
 ) -> Places | None:
-    """Where the slices lie along their normal, ascending, where they do so unevenly.
+    """Where the slices that a file lists lie along their normal, ascending.
 
     Slices without a contour are taken to lie evenly between the others.
 
@@ -51,7 +51,7 @@ def uneven_places_mm(
             others tells that only where it has slices without contours.
 
     Returns:
-        None for even slices, and where the file does not tell.
+        None where the file does not tell.
     """
     number = {image: n for n, image in enumerate(listed)}
     if len(drawn) < 2 or len(number) < len(listed) or not drawn.keys() <= number.keys():
@@ -69,12 +69,17 @@ def uneven_places_mm(
         return None
     steps = np.diff(along) / np.diff(at)
     usual = float(np.median(np.repeat(steps, np.diff(at))))
-    if np.abs(steps - usual).max() <= EVEN_SHARE * usual:
-        return None
     places = np.interp(np.arange(len(listed)), at, along)
     places[: at[0]] = along[0] - usual * np.arange(at[0], 0, -1)
     places[at[-1] + 1 :] = along[-1] + usual * np.arange(1, len(listed) - at[-1])
     return np.asarray(places)
+
+
+def is_uneven(places_mm: Places) -> bool:
+    """Whether slices at these places lie unevenly."""
+    steps = np.diff(places_mm)
+    usual = float(np.median(steps))
+    return bool(np.abs(steps - usual).max() > EVEN_SHARE * usual)
 
 
 def jumps(along_mm: npt.ArrayLike, step_mm: float) -> bool:

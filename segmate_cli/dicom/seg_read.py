@@ -18,26 +18,26 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from segmate_cli import organs as organ_table
 from segmate_cli.dicom.header import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
 from segmate_cli.dicom.seg_grid import Frames, Grid, frames_of, grid_of, grid_on
-from segmate_cli.doubt.words import OrganStatus
 from segmate_cli.errors import GeometryError, InputError, UnreadableError
 from segmate_cli.geometry import Geometry
-from segmate_cli.measurement import OrganStats, measure
+from segmate_cli.measurement import OrganStats, examine_slices
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.placement import placed_on
+from segmate_cli.sheets import SheetMaker, Sheets
 from segmate_cli.upright import on_slices
 from segmate_cli.volume import DicomSource, Labels, Volume
 
 _BINARY_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.7"
 _BACKGROUND = "125040"
-_ENDS = ({"superior", "inferior"}, {"left", "right"}, {"anterior", "posterior"})
-_UNKNOWN_ENDS = ("where the scan ends is not known without --ct",)
-_NO_EDGE = OrganStatus("complete", reasons=_UNKNOWN_ENDS)
-_NOT_FOUND = OrganStatus("not_found", reasons=_UNKNOWN_ENDS)
+_ENDS = {
+    "SI": frozenset({"superior", "inferior"}),
+    "LR": frozenset({"left", "right"}),
+    "AP": frozenset({"anterior", "posterior"}),
+}
 _BROKEN = (*MALFORMED, InvalidDicomError, BytesLengthException)
 
 
@@ -89,23 +89,40 @@ class SegFile:
             )
         return found
 
-    def layers(self) -> Iterator[Labels]:
-        """All segments as one label map, or, where they overlap, each organ as one of its own.
+    def sheets(self, scan: Geometry | None = None) -> Sheets:
+        """All segments, on one label map or, where they overlap, on several.
+
+        Without the scan, its ends may not be known.
+
+        Args:
+            scan: Where the scan's voxels lie, to put them there.
 
         Raises:
             UnreadableError: Damaged pixels.
+            GeometryError: The scan lies elsewhere.
         """
-        joined = self._joined()
-        if joined is not None:
-            yield joined
-            return
-        for organ in {organ.key: organ for organ in self.organs.values()}.values():
-            numbers = {n for n, each in self.organs.items() if each.key == organ.key}
-            values = np.zeros(self.grid.geometry.shape, np.uint8)
+        placed = self if scan is None else self.on(scan)
+        joined = placed._joined()
+        sheets = (joined,) if joined is not None else placed._overlapping()
+        if scan is None:
+            known = self.grid.ends_known
+            return Sheets(sheets, frozenset() if known else _ends(self.grid.geometry))
+        lacks = not placed.grid.ends_known
+        return Sheets(
+            tuple(placed_on(on_slices(each, scan), scan, lacks_slices=lacks) for each in sheets)
+        )
+
+    def _overlapping(self) -> tuple[Labels, ...]:
+        """Sheets of which each organ has one; segments that mean one organ are one."""
+        made = SheetMaker(self.grid.geometry, self.organs, self.source)
+        for key in dict.fromkeys(organ.key for organ in self.organs.values()):
+            numbers = [n for n, each in self.organs.items() if each.key == key]
+            mask = np.zeros(self.grid.geometry.shape, np.bool_)
             with _readable(self.path), quiet():
-                for n, pixels in self._pixels(numbers):
-                    values[self.grid.plane_of[n]][pixels > 0] = 1
-            yield Labels(values, self.grid.geometry, {1: organ}, self.source)
+                for n, pixels in self._pixels({*numbers}):
+                    mask[self.grid.plane_of[n]] |= pixels > 0
+            made.lay(numbers[0], mask)
+        return made.made()
 
     def _joined(self) -> Labels | None:
         """One label map, or None where segments overlap."""
@@ -174,7 +191,7 @@ def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
 def measure_seg(
     found: SegFile, ct: Volume | None = None, organs: Sequence[str] | None = None
 ) -> tuple[OrganStats, ...]:
-    """Measure a SEG's organs, each by itself where segments overlap.
+    """Measure a SEG's organs, each by itself where segments overlap, without any gate.
 
     Without the CT, where the scan ends may not be known; then no organ is said to be cut there.
 
@@ -188,32 +205,13 @@ def measure_seg(
         GeometryError: The CT lies elsewhere.
         UnknownOrganError: An organ that the file does not have.
     """
-    known = [organ for _, organ in sorted(found.organs.items())]
-    wanted = organ_table.select(organs, known) if organs is not None else known
-    rank = {organ.key: n for n, organ in reversed(list(enumerate(wanted)))}
-    if ct is not None:
-        found = found.on(ct.geometry)
-    ends_known = found.grid.ends_known
-    stats: list[OrganStats] = []
-    for layer in found.layers():
-        if ct is not None:
-            slices = on_slices(layer, ct.geometry)
-            layer = placed_on(slices, ct.geometry, lacks_slices=not ends_known)
-        measured = [each for each in measure(layer, ct, rules=()) if each.organ.key in rank]
-        if ct is None and not ends_known:
-            measured = [_open_ended(each, found.grid.geometry) for each in measured]
-        stats.extend(measured)
-    return tuple(sorted(stats, key=lambda each: rank[each.organ.key]))
+    sheets = found.sheets(ct.geometry if ct else None)
+    return examine_slices(sheets, ct.as_scan() if ct else None, organs, rules=()).stats
 
 
-def _open_ended(each: OrganStats, geometry: Geometry) -> OrganStats:
-    """An organ that ends with the frames is not thereby cut, nor one without any out of view."""
-    if each.status.kind == "absent":
-        return replace(each, status=_NOT_FOUND)
-    ends = _ENDS["SLAIRP".index(geometry.directions[0]) % 3]
-    if not each.status.faces or not set(each.status.faces) <= ends:
-        return each
-    return replace(each, touches_edge=False, status=_NO_EDGE)
+def _ends(geometry: Geometry) -> frozenset[str]:
+    """The faces below the first frame and behind the last."""
+    return next(ends for letters, ends in _ENDS.items() if geometry.directions[0] in letters)
 
 
 @contextmanager

@@ -80,16 +80,18 @@ class Case:
     def places(self) -> dict[str, FloatArray]:
         """LPS mm (n, 3) of each organ's voxels in the small copy, where these are not too few."""
         small = self.survey.small
-        flat = small.labels.reshape(-1)
-        order = np.flatnonzero(flat)
-        order = order[np.argsort(flat[order], kind="stable")]
-        ordered = flat[order]
+        sheets = [_by_value(sheet) for sheet in small.labels]
         found = {}
         for key, values in self.values.items():
-            ends = [np.searchsorted(ordered, [v, v + 1]) for v in values]
-            at = np.concatenate([order[low:high] for low, high in ends])
+            at = np.concatenate(
+                [
+                    order[slice(*np.searchsorted(ordered, [value, value + 1]))]
+                    for order, ordered in sheets
+                    for value in values
+                ]
+            )
             if at.size >= _FEW:
-                index = np.stack(np.unravel_index(at, small.labels.shape), axis=-1)
+                index = np.stack(np.unravel_index(at, small.geometry.shape), axis=-1)
                 found[key] = small.geometry.to_lps_mm(index)
         return found
 
@@ -108,7 +110,7 @@ class Case:
     @cached_property
     def in_view(self) -> dict[str, bool | None]:
         """Whether each organ's usual place is in view, as the other organs tell."""
-        return in_view(self.organs, height_mm(self.survey))
+        return in_view(self.organs, height_mm(self.survey), ends_known=self.survey.ends_known)
 
     def is_sliver(self, key: str) -> bool:
         """Whether no more of an organ is in view than a few slices at the scan's edge."""
@@ -120,6 +122,14 @@ class Case:
     def middle(self, key: str) -> FloatArray | None:
         """Mean place of an organ, LPS mm."""
         return self.places[key].mean(axis=0) if key in self.places else None
+
+
+def _by_value(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+    """Flat places of labelled voxels in the order of their values, and these values."""
+    flat = labels.reshape(-1)
+    order = np.flatnonzero(flat)
+    order = order[np.argsort(flat[order], kind="stable")]
+    return order, flat[order]
 
 
 def air_hu(case: Case) -> Measured:
@@ -274,11 +284,7 @@ def stray_ml(case: Case) -> Measured:
 
 
 def _whole_ml(case: Case) -> Measured:
-    return {
-        key: each.volume_ml
-        for key, each in case.organs.items()
-        if each.voxels and case.status[key].kind == "complete"
-    }
+    return {key: each.volume_ml for key, each in case.organs.items() if each.is_whole}
 
 
 def cut_volumes_ml(case: Case) -> Measured:
@@ -286,7 +292,7 @@ def cut_volumes_ml(case: Case) -> Measured:
     return {
         key: each.volume_ml
         for key, each in case.organs.items()
-        if each.voxels and case.status[key].kind == "truncated"
+        if each.voxels and not each.is_whole
     }
 
 
@@ -305,10 +311,8 @@ def pairs(case: Case) -> Measured:
     found = {}
     for base in ("lung", "kidney"):
         left, right = (case.organs.get(f"{base}_{side}") for side in ("left", "right"))
-        if left and right and left.voxels and right.voxels:
-            whole = {case.status[each.organ.key].kind for each in (left, right)} == {"complete"}
-            if whole:
-                found[base] = left.volume_ml / right.volume_ml
+        if left and right and left.is_whole and right.is_whole:
+            found[base] = left.volume_ml / right.volume_ml
     return found
 
 
@@ -316,16 +320,17 @@ def fragments(case: Case) -> Measured:
     """Share of an organ that does not hang together with its largest part."""
     import cc3d
 
-    small = case.survey.small
-    labels: npt.NDArray[Any] = np.zeros(small.labels.shape, np.uint8)
-    keys = [key for key in case.places if len(case.values[key]) == 1][:255]
-    for n, key in enumerate(keys, 1):
-        labels[small.labels == case.values[key][0]] = n
-    parts = cc3d.connected_components(labels, connectivity=26)
     found = {}
-    for n, key in enumerate(keys, 1):
-        sizes = np.bincount(parts[labels == n])
-        found[key] = 1.0 - float(sizes.max()) / float(sizes.sum())
+    for sheet in case.survey.small.labels:
+        labels: npt.NDArray[Any] = np.zeros(sheet.shape, np.uint8)
+        keys = [key for key in case.places if len(case.values[key]) == 1 and key not in found][:255]
+        for n, key in enumerate(keys, 1):
+            labels[sheet == case.values[key][0]] = n
+        parts = cc3d.connected_components(labels, connectivity=26)
+        for n, key in enumerate(keys, 1):
+            sizes = np.bincount(parts[labels == n])
+            if sizes.size:  # else it lies on another sheet
+                found[key] = 1.0 - float(sizes.max()) / float(sizes.sum())
     return found
 
 
@@ -333,14 +338,15 @@ def holes(case: Case) -> Measured:
     """Background that an organ shuts in, over the organ."""
     import cc3d
 
-    labels = case.survey.small.labels
+    small = case.survey.small
+    background = small.background()
     found: Measured = {}
     for key in case.places:
-        mask = np.isin(labels, case.values[key])
+        mask = small.mask(case.values[key])
         box = bounding_box(mask)
         if box is None:
             continue
-        around = np.pad((labels[box] == 0).astype(np.uint8), 1, constant_values=1)
+        around = np.pad(background[box].astype(np.uint8), 1, constant_values=1)
         parts = cc3d.connected_components(around, connectivity=6)
         inside = np.count_nonzero((parts > 0) & (parts != parts[0, 0, 0]))
         found[key] = inside / float(np.count_nonzero(mask))
@@ -374,8 +380,8 @@ def metal_share(case: Case) -> Measured:
 
 
 def scanned_mm(case: Case) -> Measured:
-    """How far the scan reaches along the body."""
-    return {"height": height_mm(case.survey)}
+    """How far the scan reaches along the body, where that is known."""
+    return {"height": height_mm(case.survey)} if case.survey.ends_known else {}
 
 
 def missing(case: Case) -> Measured:

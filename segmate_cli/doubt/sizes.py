@@ -63,7 +63,7 @@ def size_along(case: Case) -> Measured:
     """Distances between ends of organs along the body over the reference adult's, and shapes."""
     ratios = [*_end_ratios(case)]
     for key, places in case.places.items():
-        if case.status[key].kind == "complete" and key in _SHAPES:
+        if case.organs[key].is_whole and key in _SHAPES:
             x, y, z = places.std(axis=0)
             ratios.append(float(z / np.hypot(x, y)) / _SHAPES[key])
     return {"along": float(np.median(ratios))} if len(ratios) >= 5 else {}
@@ -84,11 +84,11 @@ def size_facing(case: Case) -> Measured:
     for key, usual in _FACING.items():
         if key not in case.places:
             continue
-        kind = case.status[key].kind
+        kind = "complete" if case.organs[key].is_whole else "truncated"
         low_mm, high_mm = case.organs[key].span_mm or (0.0, 0.0)
-        if kind not in usual or (kind == "truncated" and high_mm - low_mm < _SHAPED_MM):
+        if kind == "truncated" and high_mm - low_mm < _SHAPED_MM:
             continue
-        mask = np.isin(small.labels, case.values[key])
+        mask = small.mask(case.values[key])
         areas = [
             np.count_nonzero(mask[1:] != mask[:-1]) * float(np.prod(sizes)) / size
             for size, mask in ((sizes[n], np.moveaxis(mask, n, 0)) for n in range(3))

@@ -18,6 +18,7 @@ _MARGIN_MM = 25.0
 _WHOLE_SHARE = 0.5
 # A region is in view if as much of it is.
 _REGION_MM = 60.0
+_ENDS_UNKNOWN = "where the scan ends is not known without --ct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class OrganEvidence:
         faces: Where its mask meets the edge, as ``OrganStatus`` names it.
         edge_share: Part of its surface on the edge.
         span_mm: Lower and upper end along the body, over the scan's lowest voxel; None if empty.
+        open_faces: Faces beyond which the scan may go on; an organ that meets one may be cut.
     """
 
     organ: Organ
@@ -39,6 +41,12 @@ class OrganEvidence:
     faces: tuple[str, ...]
     edge_share: float
     span_mm: tuple[float, float] | None
+    open_faces: frozenset[str] = frozenset()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has a voxel, and none where it could go on."""
+        return bool(self.voxels) and not self.faces
 
 
 def gather(
@@ -59,6 +67,11 @@ def gather(
         counted = [v for v in values if v < survey.voxels.size]
         voxels = int(survey.voxels[counted].sum())
         edge_mm2 = survey.edge_mm2[counted].sum(axis=0)
+        cut_mm2 = sum(
+            area
+            for face, area in zip(FACES, edge_mm2, strict=True)
+            if face not in survey.open_faces
+        )
         circle_mm2 = float(survey.circle_mm2[counted].sum()) if circle else 0.0
         surface_mm2 = float(survey.surface_mm2[counted].sum())
         faces = [face for face, area in zip(FACES, edge_mm2, strict=True) if area > 0]
@@ -67,8 +80,9 @@ def gather(
             voxels=voxels,
             volume_ml=float(survey.volume_ml[counted].sum()),
             faces=(*faces, *((CIRCLE,) if circle_mm2 > 0 else ())),
-            edge_share=min(1.0, (edge_mm2.sum() + circle_mm2) / max(surface_mm2, 1e-9)),
+            edge_share=min(1.0, float(cut_mm2 + circle_mm2) / max(surface_mm2, 1e-9)),
             span_mm=_span_mm(survey, counted) if voxels else None,
+            open_faces=survey.open_faces,
         )
     return found
 
@@ -82,19 +96,25 @@ def statuses(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[st
     """
     liver_top_mm = _liver_top_mm(evidence)
     return {
-        key: _of_found(each) if each.voxels else _of_missing(key, liver_top_mm, height_mm)
+        key: _of_found(each) if each.voxels else _of_missing(each, liver_top_mm, height_mm)
         for key, each in evidence.items()
     }
 
 
-def in_view(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[str, bool | None]:
-    """Whether an organ's usual place is in view, as the other organs tell; None if none does."""
+def in_view(
+    evidence: Mapping[str, OrganEvidence], height_mm: float, *, ends_known: bool = True
+) -> dict[str, bool | None]:
+    """Whether an organ's usual place is in view, as the other organs tell; None if none does.
+
+    Of a scan that may reach further than its labels, none is known to be out of view.
+    """
     found: dict[str, bool | None] = {}
     for key in evidence:
         others = {other: each for other, each in evidence.items() if other != key}
         top_mm = _liver_top_mm(others)
         known = key in SPANS and top_mm is not None
-        found[key] = _seen_mm(key, top_mm or 0.0, height_mm) >= 0 if known else None
+        seen = known and _seen_mm(key, top_mm or 0.0, height_mm) >= 0
+        found[key] = seen if known and (seen or ends_known) else None
     return found
 
 
@@ -128,7 +148,7 @@ def body_axis(survey: Survey) -> tuple[int, bool]:
 def _span_mm(survey: Survey, values: list[int]) -> tuple[float, float] | None:
     axis, upwards = body_axis(survey)
     others = tuple(n for n in range(3) if n != axis)
-    hit = np.flatnonzero(np.isin(survey.small.labels, values).any(axis=others))
+    hit = np.flatnonzero(survey.small.mask(values).any(axis=others))
     if not hit.size:  # too small for the copy
         return None
     step_mm = survey.small.geometry.spacing_mm[axis]
@@ -165,21 +185,26 @@ def _seen_mm(key: str, liver_top_mm: float, height_mm: float) -> float:
 
 
 def _of_found(each: OrganEvidence) -> OrganStatus:
-    if not each.faces:
-        return OrganStatus("complete", edge_share=0.0)
+    # Of contours nobody knows how far the scan reaches to any side.
+    unknown = each.open_faces >= {*FACES} or each.open_faces & {*each.faces}
+    reasons = (_ENDS_UNKNOWN,) if unknown else ()
+    faces = tuple(face for face in each.faces if face not in each.open_faces)
+    if not faces:
+        return OrganStatus("complete", edge_share=None if unknown else 0.0, reasons=reasons)
     where = ", ".join(
-        "the reconstruction circle" if face == CIRCLE else f"the {face} face" for face in each.faces
+        "the reconstruction circle" if face == CIRCLE else f"the {face} face" for face in faces
     )
     return OrganStatus(
         "truncated",
-        each.faces,
+        faces,
         each.edge_share,
         is_lower_bound=True,
-        reasons=(f"cut at {where} ({each.edge_share:.1%} of its surface)",),
+        reasons=(f"cut at {where} ({each.edge_share:.1%} of its surface)", *reasons),
     )
 
 
-def _of_missing(key: str, liver_top_mm: float | None, height_mm: float) -> OrganStatus:
+def _of_missing(each: OrganEvidence, liver_top_mm: float | None, height_mm: float) -> OrganStatus:
+    key = each.organ.key
     if key not in SPANS:
         return OrganStatus("not_found", reasons=("not a voxel was found",))
     if liver_top_mm is None:
@@ -190,6 +215,8 @@ def _of_missing(key: str, liver_top_mm: float | None, height_mm: float) -> Organ
     if _seen_mm(key, liver_top_mm, height_mm) >= 0:
         reason = "not a voxel was found, though its usual place is in view"
         return OrganStatus("not_found", reasons=(reason,))
+    if each.open_faces & {"superior", "inferior"}:
+        return OrganStatus("not_found", reasons=(_ENDS_UNKNOWN,))
     beyond = "below" if low < _MARGIN_MM else "above"
     reason = f"out of view: by the organs found its usual place lies {beyond} the scan's edge"
     if low < _MARGIN_MM and high > height_mm - _MARGIN_MM:

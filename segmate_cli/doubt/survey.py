@@ -7,7 +7,9 @@ each row and column has, so that what is counted is the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from segmate_cli.masks import IndexArray, nonzero
 
 FloatArray = npt.NDArray[np.float64]
 LabelArray = npt.NDArray[np.unsignedinteger[Any]]
+Mask = npt.NDArray[np.bool_]
 _Places = tuple[IndexArray, ...]  # planes, rows and columns
 
 # Distance between the voxels of the small copy. A kidney has a thousand of them.
@@ -36,12 +39,21 @@ class Small:
     """Every n-th voxel of a scan.
 
     Attributes:
-        labels: (k, j, i) label values.
+        labels: (k, j, i) label values; several where organs overlap, each with values of its own.
         geometry: Where they lie.
     """
 
-    labels: LabelArray
+    labels: tuple[LabelArray, ...]
     geometry: Geometry
+
+    def mask(self, values: Collection[int]) -> Mask:
+        """Which voxels have one of some values."""
+        wanted = list(values)
+        return reduce(np.logical_or, (np.isin(sheet, wanted) for sheet in self.labels))
+
+    def background(self) -> Mask:
+        """Which voxels have no value."""
+        return reduce(np.logical_and, (sheet == 0 for sheet in self.labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,8 @@ class Survey:
         changed: Labelled voxels that differ from the next slice, and from the next but one.
         changed_of: The same by value, twice: voxels that have the value in one of the two.
         small: A small copy.
+        open_faces: Of FACES, those of the grid beyond which the scan may go on, for all that is
+            known.
     """
 
     geometry: Geometry
@@ -70,6 +84,42 @@ class Survey:
     changed: tuple[float, float]
     changed_of: tuple[FloatArray, FloatArray]
     small: Small
+    open_faces: frozenset[str] = frozenset()
+
+    @property
+    def ends_known(self) -> bool:
+        """Whether it is known how far the scan reaches along the body."""
+        return not self.open_faces & {"superior", "inferior"}
+
+
+def joined(
+    surveys: Sequence[Survey],
+    open_faces: frozenset[str] = frozenset(),
+    told: Mapping[int, tuple[int, float]] | None = None,
+) -> Survey:
+    """Surveys of label maps of one grid, no value in two of them, as one.
+
+    Args:
+        surveys: At least one.
+        open_faces: See Survey.
+        told: Voxels and millilitres by value, where something finer than the grid told them.
+    """
+    first = surveys[0]
+    names = ("voxels", "volume_ml", "surface_mm2", "edge_mm2", "circle_mm2")
+    sums = {name: np.sum([getattr(each, name) for each in surveys], axis=0) for name in names}
+    for value, (voxels, volume_ml) in (told or {}).items():
+        sums["voxels"][value], sums["volume_ml"][value] = voxels, volume_ml
+    near, far = np.sum([each.changed for each in surveys], axis=0).tolist()
+    near_of, far_of = np.sum([each.changed_of for each in surveys], axis=0)
+    sheets = tuple(sheet for each in surveys for sheet in each.small.labels)
+    return replace(
+        first,
+        **sums,
+        changed=(near, far),
+        changed_of=(near_of, far_of),
+        small=Small(sheets, first.small.geometry),
+        open_faces=open_faces,
+    )
 
 
 def small_steps(geometry: Geometry) -> tuple[int, int, int]:
@@ -251,7 +301,7 @@ class Surveyor:
             circle_mm2=self._circle,
             changed=(self._changed[0], self._changed[1]),
             changed_of=(self._changed_of[0], self._changed_of[1]),
-            small=Small(np.stack(self._small), small_geometry(self._geometry)),
+            small=Small((np.stack(self._small),), small_geometry(self._geometry)),
         )
 
 

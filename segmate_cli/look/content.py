@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from segmate_cli import organs as organ_table
-from segmate_cli import scans, sidecar
-from segmate_cli.doubt.rules import RULES, Rule
+from segmate_cli import sidecar
+from segmate_cli.doubt.rules import Rule
 from segmate_cli.errors import UsageError
+from segmate_cli.examining import gates_of, open_to_look
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.solid import MOST_ORGANS, Shrinker, Solid
 from segmate_cli.look.views import LUNG, PLANES, SOFT_TISSUE, Cut, View, Window, axis_of, take_views
@@ -31,7 +32,7 @@ class Source:
     """What to look at.
 
     Attributes:
-        labels: A label map: NIfTI, or a DICOM SEG.
+        labels: A label map, DICOM SEG or RTSTRUCT.
         table: What its values mean; None for what it says itself.
         ct: The scan, for HU and pictures; None for outlines alone.
         series: Which series of ``ct``, where there are several.
@@ -98,8 +99,7 @@ def gather(source: Source) -> Content:
     """Read a label map and its scan twice, slice by slice.
 
     Raises:
-        UsageError: The file is an RTSTRUCT, which has no voxels; a small volume is wanted without a
-            scan, or of too many organs.
+        UsageError: A small volume is wanted without a scan, or of too many organs.
         InputError: A file that cannot be read, a CT that does not fit.
         UnknownOrganError: An organ that the label map does not have.
     """
@@ -108,10 +108,7 @@ def gather(source: Source) -> Content:
         raise UsageError("a viewer shows the scan; give it with --ct.")
     digest = hashlib.sha256()
     hashed = _hashed(scan, digest) if scan else None
-    earlier = sidecar.earlier_of(source.labels)
-    rules = source.rules
-    if rules is None:
-        rules = () if earlier and not earlier.gates else RULES
+    rules, earlier = gates_of(source.labels, source.rules)
     found = locate(labels, hashed, _wanted(source, labels), rules, earlier)
     cuts = _cuts(found, labels.geometry)
     middle = _overview_cuts(found, labels.geometry)
@@ -144,16 +141,7 @@ def _wanted(source: Source, labels: LabelMap) -> tuple[Organ, ...] | None:
 
 
 def _open(source: Source) -> tuple[LabelMap, Scan | None]:
-    if scans.is_dicom_name(source.labels) and source.labels.is_file():
-        from segmate_cli.dicom import rtstruct_read
-
-        if rtstruct_read.is_rtstruct(source.labels):
-            raise UsageError(
-                f"{source.labels}: pages and pictures are made of label maps; give the .nii.gz or "
-                "DICOM SEG of the same run."
-            )
-    scan = source.scan or source.ct
-    return scans.open_with_ct(source.labels, source.table, scan, source.series)
+    return open_to_look(source.labels, source.table, source.scan or source.ct, source.series)
 
 
 def _hashed(scan: Scan, digest: Any) -> Scan:

@@ -17,6 +17,7 @@ from segmate_cli.errors import EngineMissingError, NothingFoundError
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.whereabouts import Box, Place, Whereabouts
 from segmate_cli.organs import Organ
+from segmate_cli.sheets import stacked_planes
 from segmate_cli.volume import LabelMap
 
 Field = npt.NDArray[np.float32]
@@ -77,9 +78,10 @@ def make_meshes(labels: LabelMap, found: Whereabouts) -> list[Mesh]:
         )
         for each in present
     ]
-    for k, plane in enumerate(labels.planes()):
+    for k, planes in enumerate(stacked_planes(labels)):
         for maker in makers:
-            maker.add(k, plane)
+            for plane in planes:
+                maker.add(k, plane)
     return [
         _surface(each.organ, maker, each.volume_ml or 0.0, labels.geometry)
         for each, maker in zip(present, makers, strict=True)

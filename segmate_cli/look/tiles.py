@@ -71,7 +71,7 @@ def make_tile(view: View, values: Iterable[int], box: tuple[int, int]) -> Tile:
     from PIL import Image
 
     height_mm, width_mm = (
-        n * size for n, size in zip(view.labels.shape, view.pixel_mm, strict=True)
+        n * size for n, size in zip(view.labels[0].shape, view.pixel_mm, strict=True)
     )
     scale = min(box[0] / width_mm, box[1] / height_mm)
     size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
@@ -80,7 +80,7 @@ def make_tile(view: View, values: Iterable[int], box: tuple[int, int]) -> Tile:
     else:
         picture = Image.fromarray(view.grey).resize(size, Image.Resampling.BICUBIC)
         grey = np.asarray(picture)
-    present = set(np.unique(view.labels).tolist()) - {0}
+    present = {value for sheet in view.labels for value in np.unique(sheet).tolist()} - {0}
     outlines = (_outline(view, value, size) for value in values if value in present)
     return Tile(view, grey, tuple(outlines), 1.0 / scale)
 
@@ -89,7 +89,8 @@ def _outline(view: View, value: int, size: tuple[int, int]) -> Outline:
     """Where a label interpolated like the picture passes one half."""
     from PIL import Image
 
-    mask = Image.fromarray((view.labels == value).astype(np.uint8) * 255)
+    inside = np.any([sheet == value for sheet in view.labels], axis=0)
+    mask = Image.fromarray(inside.astype(np.uint8) * 255)
     scaled = np.asarray(mask.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)
     return Outline(value, tuple(trace(scaled, _HALF)))
 

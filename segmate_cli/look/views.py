@@ -7,7 +7,7 @@ plane is sagittal).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.solid import Shrinker
 from segmate_cli.look.whereabouts import Box
+from segmate_cli.sheets import stacked_planes, uppermost
 from segmate_cli.volume import LabelMap, LabelValues, Scan
 
 Grey = npt.NDArray[np.uint8]
@@ -69,7 +70,7 @@ class View:
     Attributes:
         plane: axial, coronal or sagittal; the nearest, where the scan is oblique.
         grey: (rows, columns) 0 to 255, or None without a CT.
-        labels: (rows, columns) label values.
+        labels: (rows, columns) label values, of each sheet.
         pixel_mm: Distance between rows, and between columns.
         letters: Where top, right, bottom and left lie in the patient.
         position_mm: LPS coordinate of the plane along its normal, at its centre.
@@ -78,7 +79,7 @@ class View:
 
     plane: str
     grey: Grey | None
-    labels: LabelValues
+    labels: tuple[LabelValues, ...]
     pixel_mm: tuple[float, float]
     letters: tuple[str, str, str, str]
     position_mm: float
@@ -113,11 +114,11 @@ def take_views(
     step = _step(labels.geometry.shape, len(takers))
     taken = {cut: _Taker(cut, body, step, scan is not None) for cut in takers}
     hus = repeat(None) if scan is None else scan.planes()
-    for k, (plane, hu) in enumerate(zip(labels.planes(), hus, strict=False)):
+    for k, (planes, hu) in enumerate(zip(stacked_planes(labels), hus, strict=False)):
         for taker in taken.values():
-            taker.add(k, plane, hu)
+            taker.add(k, planes, hu)
         if shrinker is not None and hu is not None:
-            shrinker.add(k, plane, hu)
+            shrinker.add(k, uppermost(planes), hu)
     return {cut: taker.view(labels.geometry) for cut, taker in taken.items()}
 
 
@@ -135,10 +136,10 @@ class _Taker:
     def __init__(self, cut: Cut, body: Box, step: int, with_grey: bool) -> None:
         self._cut, self._body, self._step = cut, body, step
         self._spans = [slice(first, last + 1, step) for first, last in body]
-        self._labels: list[Plane] = []
+        self._labels: list[tuple[Plane, ...]] = []  # of each slice, by sheet
         self._grey: list[Grey] | None = [] if with_grey else None
 
-    def add(self, k: int, plane: Plane, hu: Plane | None) -> None:
+    def add(self, k: int, planes: tuple[Plane, ...], hu: Plane | None) -> None:
         """Look at slice k."""
         axis, index = self._cut.axis, self._cut.index
         across = self._spans[0]
@@ -150,7 +151,7 @@ class _Taker:
             if not across.start <= k < across.stop or (k - across.start) % across.step:
                 return
             part = (index, self._spans[2]) if axis == 1 else (self._spans[1], index)
-        self._labels.append(plane[part].copy())
+        self._labels.append(tuple(plane[part].copy() for plane in planes))
         if hu is not None and self._grey is not None:
             self._grey.append(_windowed(hu[part], self._cut.window))
 
@@ -160,7 +161,9 @@ class _Taker:
         rest = [n for n in range(3) if n != axis]
         directions = geometry.directions
         plane, down, right = _SHOWN[_plain(directions[axis])]
-        labels = self._labels[0] if axis == 0 else _stacked(self._labels)
+        labels = self._labels[0]
+        if axis != 0:
+            labels = tuple(_stacked(sheet) for sheet in zip(*self._labels, strict=True))
         turn = _turn([directions[n] for n in rest], (down, right))
         sizes = [geometry.spacing_mm[n] * self._step for n in rest]
         if turn[0]:
@@ -171,7 +174,7 @@ class _Taker:
         return View(
             plane=plane,
             grey=grey,
-            labels=_turned(labels, turn),
+            labels=tuple(_turned(sheet, turn) for sheet in labels),
             pixel_mm=(sizes[0], sizes[1]),
             letters=(_OPPOSITE[down], right, down, _OPPOSITE[right]),
             position_mm=_position_mm(geometry, self._cut),
@@ -179,7 +182,7 @@ class _Taker:
         )
 
 
-def _stacked(lines: list[Plane]) -> Plane:
+def _stacked(lines: Sequence[Plane]) -> Plane:
     widest = max((line.dtype for line in lines), key=lambda dtype: dtype.itemsize)
     return np.stack([line.astype(widest, copy=False) for line in lines])
 

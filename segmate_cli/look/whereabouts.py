@@ -17,6 +17,7 @@ from segmate_cli.doubt.verdict import Earlier
 from segmate_cli.measurement import Measured, OrganStats, Tally
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.placement import check_grid
+from segmate_cli.sheets import stacked_planes
 from segmate_cli.volume import Hounsfield, LabelMap, LabelValues, Scan
 
 Counts = npt.NDArray[np.int64]
@@ -94,14 +95,16 @@ def locate(
         check_grid(labels.geometry, scan.geometry)
     shape = labels.geometry.shape
     highest = max(np.iinfo(labels.dtype).max, *labels.organs)
-    tally, lines, hu_counts = Tally(labels.geometry, highest), Lines(shape), HuCounts()
+    tally, lines, hu_counts = Tally(labels.geometry, highest, labels), Lines(shape), HuCounts()
     body = [np.zeros(n, np.int64) for n in shape]
-    for k, (plane, hu) in enumerate(zip(labels.planes(), _planes(scan), strict=False)):
-        tally.add(plane, hu)
-        lines.add(k, plane)
-        if hu is not None:
-            hu_counts.add(plane, hu)
-        _add_body(body, k, plane > 0 if hu is None else hu > _BODY_HU)
+    for k, (planes, hu) in enumerate(zip(stacked_planes(labels), _planes(scan), strict=False)):
+        tally.add(planes[0], hu, *planes[1:])
+        for plane in planes:
+            lines.add(k, plane)
+            if hu is not None:
+                hu_counts.add(plane, hu)
+        labelled = np.any([plane > 0 for plane in planes], axis=0)
+        _add_body(body, k, labelled if hu is None else hu > _BODY_HU)
     organs = dict(labels.organs)
     for value in lines.values - organs.keys():
         organs[value] = foreign_organ(f"label_{value}", value)
