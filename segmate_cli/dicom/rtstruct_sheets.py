@@ -34,6 +34,8 @@ _PIXELS_ACROSS = 256
 # fewer, so that there are so many across at least, and of large ones more.
 _SHARED_PIXEL_MM, _SHARED_LEAST, _SHARED_MOST = 1.0, 128, 512
 _SAME_PLANE_MM = 1e-2
+# Contours that would need more slices than a body has come of damage.
+_MOST_PLANES = 4000
 # Share of the step by which a contour may lie off its slice.
 _OFF_SLICE = 0.25
 _NO_CONTOUR = "the structure has no contour"
@@ -209,6 +211,10 @@ def _shared_grid(found: StructureSet, stack: _Stack) -> Geometry:
     pixel_mm = max(min(_SHARED_PIXEL_MM, extent_mm / _SHARED_LEAST), extent_mm / _SHARED_MOST)
     pixel_mm = pixel_mm or _SHARED_PIXEL_MM
     planes = len(stack.reach_mm)
+    if planes > _MOST_PLANES:
+        raise GeometryError(
+            f"{found.path}: its contours form no stack of slices; give the scan with --ct."
+        )
     rows, columns = (np.ceil(np.ptp(across, axis=0) / pixel_mm).astype(int) + 2).tolist()
     first = np.array([stack.reach_mm[0], *(across.min(axis=0) - 0.5 * pixel_mm)])
     step_mm = stack.step_mm

@@ -21,6 +21,7 @@ from segmate_cli.look.views import LUNG, PLANES, SOFT_TISSUE, Cut, View, Window,
 from segmate_cli.look.whereabouts import Place, Whereabouts, locate
 from segmate_cli.measurement import OrganStats
 from segmate_cli.organs import Organ
+from segmate_cli.sheets import Sheets
 from segmate_cli.volume import Hounsfield, LabelMap, Scan
 
 # Organs of air are looked at in the lung window.
@@ -66,6 +67,7 @@ class Content:
         scan: The scan as it was found; None without.
         same_scan: Whether the scan's voxels are those that the sidecar names; None if unknown.
         solid: Scan and labels with fewer voxels, if wanted.
+        by_contours: Whether volumes are those of contours, finer than the voxels shown.
     """
 
     source: Source
@@ -77,6 +79,7 @@ class Content:
     scan: Scan | None
     same_scan: bool | None
     solid: Solid | None = None
+    by_contours: bool = False
 
     @property
     def name(self) -> str:
@@ -125,6 +128,7 @@ def gather(source: Source) -> Content:
         scan=scan,
         same_scan=_same(told, digest.hexdigest()) if scan else None,
         solid=shrinker.solid() if shrinker else None,
+        by_contours=isinstance(labels, Sheets) and bool(labels.told),
     )
 
 

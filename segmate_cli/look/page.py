@@ -170,8 +170,7 @@ def _verdict(content: Content) -> dict[str, Any]:
     notes = [*(verdict.notes if verdict else ()), *(content.scan.warnings if content.scan else ())]
     text = "" if judged else "No gate holds for the model, so nothing was checked."
     if judged and measured.judgement is not None:
-        count = len(measured.judgement.gates)
-        text = f"{count} gates were applied; 'segmate gates list' shows them."
+        text = _gates_text(content, measured.judgement.gates)
     titles = {"ok": "Nothing found that asks for a review", "none": "Not checked"}
     level = "review" if reasons else "ok" if judged else "none"
     return {
@@ -181,6 +180,21 @@ def _verdict(content: Content) -> dict[str, Any]:
         "reasons": reasons,
         "notes": notes,
     }
+
+
+def _gates_text(content: Content, gates: Sequence[str]) -> str:
+    """How many gates were applied, and what the others lack."""
+    told = bool((content.sidecar or {}).get("doubt"))
+    lacking = {
+        "scan": content.scan is None and not told,
+        "scores": not told,
+    }
+    without = [need for rule in gates for need in (BY_ID[rule].needs,) if lacking.get(need, False)]
+    text = f"{len(gates) - len(without)} gates were applied"
+    words = {"scan": "the scan (--ct)", "scores": "what the network told, as a sidecar holds it"}
+    missing = " or ".join(text for need, text in words.items() if need in without)
+    text += f"; {len(without)} more need {missing}" if missing else ""
+    return f"{text}. 'segmate gates list' shows them."
 
 
 def _caption_of_ranges(content: Content) -> str:
@@ -222,6 +236,8 @@ def _bar(stats: OrganStats) -> charts.RangeBar | None:
 
 def _caption(content: Content) -> str:
     how = "Volumes are voxels times voxel size."
+    if content.by_contours:
+        how = "Volumes are those inside the contours, by pixels of half a millimetre or less."
     return how if content.scan is None else f"{how} HU are those of the scan within the labels."
 
 

@@ -38,10 +38,11 @@ def manifest_of(content: Content) -> Manifest | None:
 
 def _label_map(content: Content) -> Facts:
     path, geometry = content.source.labels, content.geometry
+    voxels = "Shown in voxels" if content.by_contours else "Voxels"
     facts = [
         ("File", path.name),
         ("File sha256", files.sha256_of_file(path)),
-        ("Voxels", " \u00d7 ".join(str(n) for n in reversed(geometry.shape))),
+        (voxels, " \u00d7 ".join(str(n) for n in reversed(geometry.shape))),
         ("Voxel size", " \u00d7 ".join(f"{n:.4g}" for n in reversed(geometry.spacing_mm)) + " mm"),
         ("Stored towards", " ".join(reversed(geometry.directions))),
     ]
