@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,17 @@ def threshold_network(channels: int = 1, slices: int = 3) -> bytes:
 
     With a window that maps HU -1000..400 to -1..1, channel 0 is "denser than -300 HU".
     """
+    return linear_network([(10.0, -10.0 * channel) for channel in range(channels)], slices)
+
+
+def linear_network(lines: Sequence[tuple[float, float]], slices: int = 3) -> bytes:
+    """An ONNX network whose logits are slope * (middle slice) + offset, a channel each."""
     from onnx import TensorProto, helper, numpy_helper
 
+    channels = len(lines)
     weight = np.zeros((channels, slices, 1, 1), np.float32)
-    weight[:, slices // 2] = 10.0
-    bias = -10.0 * np.arange(channels, dtype=np.float32)
+    weight[:, slices // 2, 0, 0] = [slope for slope, _ in lines]
+    bias = np.array([offset for _, offset in lines], np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["slices", "weight", "bias"], ["logits"])],
         "threshold",
