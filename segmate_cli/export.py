@@ -43,8 +43,10 @@ PARITY_LIMITS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
 #: The slice fusion, which sees a narrow range far from 0, is always among them.
 HALF_FROM_VALUES = 16_384
 
-# Batch, rows and columns of the proofs; torch.export's guards want at least 64 of each side, and
-# for fewer values than these PyTorch itself changes to a convolution that rounds differently.
+# What torch.export's guards want of each side.
+_LEAST_SIDE = 64
+# Batch, rows and columns of the proofs: for fewer values than these PyTorch itself changes to a
+# convolution that rounds differently.
 _PROOF_SIZES = ((1, 96, 128), (3, 97, 75), (2, 131, 160))
 
 
@@ -83,11 +85,14 @@ def export_and_prove(source: Source, engine: Engine, path: Path, precision: Prec
     Raises:
         ModelError: The exporter gave up, or the file differs by more than `PARITY_LIMITS`.
     """
-    prepared = InferenceNetwork(source.network, source.mean, source.deviation)
-    writer = {"onnx": _write_onnx, "torchscript": _write_torchscript, "pt2": _write_pt2}[engine]
+    prepared = InferenceNetwork(source.network, source.mean, source.deviation, source.multiple)
     try:
         with _quiet():
-            writer(prepared, path, precision)
+            if engine == "pt2":
+                _write_pt2(prepared, path, precision, source.multiple)
+            else:
+                writer = {"onnx": _write_onnx, "torchscript": _write_torchscript}[engine]
+                writer(prepared, path, precision)
             parity = prove(source, _OPENERS[engine](path))
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -269,15 +274,22 @@ def _write_torchscript(prepared: InferenceNetwork, path: Path, precision: Precis
     traced.save(str(path))
 
 
-def _write_pt2(prepared: InferenceNetwork, path: Path, precision: Precision) -> None:
+def _write_pt2(prepared: InferenceNetwork, path: Path, precision: Precision, multiple: int) -> None:
     arguments = _example(prepared)
     batch = torch.export.Dim("batch")
-    height, width = (torch.export.Dim(name, min=64) for name in ("height", "width"))
+    height, width = (_dimension(name, multiple) for name in ("height", "width"))
     shapes: tuple[dict[int, object], ...] = ({0: batch, 2: height, 3: width}, {0: batch})
     program = torch.export.export(
         _stored(prepared, precision), arguments, dynamic_shapes=shapes[: len(arguments)]
     )
     torch.export.save(program, str(path))
+
+
+def _dimension(name: str, multiple: int) -> object:
+    """Rows or columns; where they are always multiples, so are the sizes that follow from them."""
+    if multiple == 1:
+        return torch.export.Dim(name, min=_LEAST_SIDE)
+    return multiple * torch.export.Dim(f"{name}_parts", min=-(-_LEAST_SIDE // multiple))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ tests show what the engines are asked for, no measurement what they then do.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 from segmate_cli import memory
@@ -28,6 +30,7 @@ def onnx_providers(device: str, cap_bytes: int | None = None) -> list[Any]:
         "cudnn_conv_algo_search": "HEURISTIC",
         # Else the arena takes the next power of two.
         "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",  # see ``prepare_torch``
     }
     if cap_bytes is not None:
         options["gpu_mem_limit"] = str(cap_bytes)
@@ -35,9 +38,26 @@ def onnx_providers(device: str, cap_bytes: int | None = None) -> list[Any]:
     return [(_CUDA, options)]
 
 
-def limit_torch(torch: Any, device: str, cap_bytes: int | None) -> None:
-    """Let PyTorch's allocator refuse what goes over a cap."""
-    if device == "cpu" or cap_bytes is None:
+def preload_cuda(onnxruntime: Any) -> None:
+    """Let ONNX Runtime find CUDA and cuDNN in NVIDIA's Python packages, where these hold them."""
+    preload = getattr(onnxruntime, "preload_dlls", None)  # from 1.21 on
+    if preload is None:
+        return
+    # What it does not find it prints, to where results go; the session then says what is missing.
+    with contextlib.redirect_stdout(io.StringIO()):
+        preload()
+
+
+def prepare_torch(torch: Any, device: str, cap_bytes: int | None) -> None:
+    """Let PyTorch compute in full float32, and its allocator refuse what goes over a cap.
+
+    By default convolutions on a GPU round what they multiply to 10 bits (TF32), with which more
+    voxels would get another label than on the CPU.
+    """
+    if device == "cpu":
+        return
+    torch.backends.cudnn.allow_tf32 = False
+    if cap_bytes is None:
         return
     number = int(device.partition(":")[2])
     total = torch.cuda.get_device_properties(number).total_memory

@@ -182,10 +182,12 @@ class SameConv(nn.Module):
     """TensorFlow's "same" convolution, padded by arithmetic that every exporter can follow.
 
     Takes over the weights of `conv`, whose kernel must be no smaller than its stride: then the
-    padding needs no maximum, and the recorded graph holds for any height and width.
+    padding needs no maximum, and the recorded graph holds for any height and width. Where sizes are
+    always `whole` multiples of the stride, the padding is the same for all of them: a number in the
+    graph, not arithmetic on its sizes, of which a torch.export file takes minutes to load.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, *, whole: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
             conv.in_channels,
@@ -199,10 +201,13 @@ class SameConv(nn.Module):
         self.conv.load_state_dict(conv.state_dict())
         spans = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
         self.surplus = [(kernel - 1) * dilation + 1 - step for kernel, dilation, step in spans]
+        self.whole = whole
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.surplus[0] + (-x.shape[2]) % self.conv.stride[0]
-        columns = self.surplus[1] + (-x.shape[3]) % self.conv.stride[1]
+        rows, columns = self.surplus
+        if not self.whole:
+            rows += (-x.shape[2]) % self.conv.stride[0]
+            columns += (-x.shape[3]) % self.conv.stride[1]
         sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
         return cast(Tensor, self.conv(F.pad(x, sides)))
 

@@ -226,9 +226,12 @@ class InferenceNetwork(nn.Module):
         mean: subtracted from the slices before anything else, and
         deviation: what they are then divided by; for checkpoints whose own input range is too
             narrow for a caller's float32 arithmetic (see `segmate_cli.convert`).
+        multiple: of what rows and columns always are multiples.
     """
 
-    def __init__(self, network: SegMate, mean: float = 0.0, deviation: float = 1.0) -> None:
+    def __init__(
+        self, network: SegMate, mean: float = 0.0, deviation: float = 1.0, multiple: int = 1
+    ) -> None:
         super().__init__()
         self.mean, self.deviation = mean, deviation
         from timm.utils.model import reparameterize_model
@@ -236,7 +239,7 @@ class InferenceNetwork(nn.Module):
         network = copy.deepcopy(network).eval()
         network.model.drop_training_heads()
         self.network = reparameterize_model(network)
-        _make_padding_exportable(self.network)
+        _make_padding_exportable(self.network, whole=multiple % STRIDES[-1] == 0)
         self.has_input_range = (mean, deviation) != (0.0, 1.0)
         if self.has_input_range:
             self.network.fusion = OrderedFusion(self.network.fusion)
@@ -249,13 +252,13 @@ class InferenceNetwork(nn.Module):
         return cast(Tensor, self.network.segmentation(slices, slice_position))
 
 
-def _make_padding_exportable(network: nn.Module) -> None:
+def _make_padding_exportable(network: nn.Module, *, whole: bool) -> None:
     from timm.layers import Conv2dSame
 
     for name, module in list(network.named_modules()):
         if isinstance(module, Conv2dSame) and module.kernel_size >= module.stride:
             parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, SameConv(module))
+            setattr(network.get_submodule(parent), child, SameConv(module, whole=whole))
 
 
 def build_encoder(name: str) -> tuple[nn.Module, tuple[int, ...]]:

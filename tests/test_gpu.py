@@ -78,6 +78,15 @@ def test_without_a_cap_no_search_takes_all_the_memory():
     assert "gpu_mem_limit" not in options
 
 
+def fake_torch(asked: list) -> types.SimpleNamespace:
+    cuda = types.SimpleNamespace(
+        get_device_properties=lambda number: types.SimpleNamespace(total_memory=1600 * MB),
+        set_per_process_memory_fraction=lambda part, number: asked.append((part, number)),
+    )
+    cudnn = types.SimpleNamespace(allow_tf32=True)
+    return types.SimpleNamespace(cuda=cuda, backends=types.SimpleNamespace(cudnn=cudnn))
+
+
 @pytest.mark.parametrize(
     ("device", "cap", "want"),
     [
@@ -87,12 +96,39 @@ def test_without_a_cap_no_search_takes_all_the_memory():
 )
 def test_a_cap_goes_to_torchs_allocator(device, cap, want):
     asked = []
-    cuda = types.SimpleNamespace(
-        get_device_properties=lambda number: types.SimpleNamespace(total_memory=1600 * MB),
-        set_per_process_memory_fraction=lambda part, number: asked.append((part, number)),
-    )
-    gpu.limit_torch(types.SimpleNamespace(cuda=cuda), device, cap)
+    gpu.prepare_torch(fake_torch(asked), device, cap)
     assert asked == want
+
+
+@pytest.mark.parametrize(("device", "rounds"), [("cuda:0", False), ("cpu", True)])
+def test_no_engine_rounds_what_it_multiplies_on_a_gpu(device, rounds):
+    torch = fake_torch([])
+    gpu.prepare_torch(torch, device, None)
+    assert torch.backends.cudnn.allow_tf32 is rounds
+    ((_, options),) = gpu.onnx_providers("cuda:0")
+    assert options["use_tf32"] == "0"
+
+
+def test_cuda_in_python_packages_is_loaded_first_and_in_silence(
+    tiny_bundle, on_cuda, monkeypatch, capsys
+):
+    asked = []
+
+    def preload_dlls():
+        asked.append("preload")
+        print("Failed to load libcudnn.so.9")  # as onnxruntime 1.31 does where it is not
+
+    on_cuda()
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload_dlls, raising=False)
+    load_model(open_bundle(tiny_bundle), device="cpu")
+    assert asked == []
+    load_model(open_bundle(tiny_bundle))
+    assert asked == ["preload"]
+    assert capsys.readouterr().out == ""
+
+
+def test_an_onnx_runtime_that_cannot_preload_does_without():
+    gpu.preload_cuda(types.SimpleNamespace())
 
 
 def test_the_cap_reaches_the_session(tiny_bundle, on_cuda):
