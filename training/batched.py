@@ -106,6 +106,8 @@ class BatchMaker:
             raise ValueError("mirrored crops are made by training.augment alone")
         self.volumes, self.config = volumes, config
         self.device = volumes.hu.device
+        # What decides a shape is drawn here: to ask the device would make it wait.
+        self.shapes = np.random.default_rng(seed)
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def make(self, choices: Choices) -> Batch:
@@ -246,7 +248,7 @@ class BatchMaker:
         count = round(self.config.coarse_chance * len(image))
         if not count:
             return image
-        size = round(image.shape[-1] / float(self.uniform(1.5, 3.0, 1).item()))
+        size = round(image.shape[-1] / self.shapes.uniform(1.5, 3.0))
         small = F.interpolate(image[-count:], (size, size), mode="area")
         wide = F.interpolate(small, image.shape[2:], mode="bilinear", align_corners=False)
         return torch.cat([image[:-count], wide])

@@ -88,7 +88,9 @@ def pack_case(case: Case, target: Path, quality: int) -> None:
     height, width = levels.shape[1:]
     padding = ((0, 0), (0, -height % _BLOCK), (0, -width % _BLOCK))
     name = case.info.case_id
-    (target / f"{name}.mkv").write_bytes(encode(np.pad(levels, padding, mode="edge"), quality))
+    video = target / f"{name}.mkv"
+    if not video.exists():
+        video.write_bytes(encode(np.pad(levels, padding, mode="edge"), quality))
     arrays = {
         "labels": case.labels[:, rows, columns],
         "known": case.known,

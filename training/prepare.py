@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from training.cases import PIXEL_MM, Case, CaseInfo, save_case
-from training.sources import known_rows, separate_branches, usable_slices
+from training.sources import carve_sinuses, known_rows, separate_branches, usable_slices
 
 _ENDS_OF_ROWS = 4
 
@@ -98,11 +98,14 @@ def prepare_case(folder: Path) -> Case:
     hand = to_lps(path)[0].astype(np.uint8) if path.exists() else np.zeros(hu.shape, np.uint8)
     merged = resample_labels(merged_labels(folder, hand), spacing[1])
     separate_branches(merged, info["id"])
+    resampled = np.rint(resample_in_plane(hu, spacing[1], smooth=True)).astype(np.int16)
+    known = known_rows(info, merged, spacing[0])
+    carve_sinuses(merged, resampled, known)
     return Case(
         info=CaseInfo(info["id"], spacing[0], PIXEL_MM, info.get("quality") or ""),
-        hu=np.rint(resample_in_plane(hu, spacing[1], smooth=True)).astype(np.int16),
+        hu=resampled,
         labels=merged,
-        known=known_rows(info, merged, spacing[0]),
+        known=known,
         usable=usable_slices(info, hu.shape[0]),
     )
 

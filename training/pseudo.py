@@ -1,8 +1,8 @@
 """Labels for what no hand labelled, from a trained network: ``python -m training.pseudo``.
 
-Predictions averaged over two magnifications become labels where they are sure and look like the
-organ: its largest part, on the right side, of a plausible cross-section. A band of doubt around
-them is left out of training; beyond an organ's ends nothing is claimed.
+Predictions averaged over magnifications and networks become labels where they are sure and look
+like the organ: its largest part, on the right side, of a plausible cross-section. A band of doubt
+around them is left out of training; beyond an organ's ends nothing is claimed.
 """
 
 from __future__ import annotations
@@ -45,10 +45,14 @@ _SKIPPED = ("kbp", "phantom", "synthetic")
 
 
 def probabilities(
-    network: nn.Module, case: Case, zooms: Sequence[float] = (1.0, 1.15)
+    networks: Sequence[nn.Module], case: Case, zooms: Sequence[float] = (1.0, 1.15)
 ) -> NDArray[np.uint8]:
-    """Probability of each organ in 1/255, (organs, k, j, i), averaged over magnifications."""
-    logits = averaged_logits(network, model_slices(case), tuple(zooms))
+    """Probability of each organ in 1/255, (organs, k, j, i), from the mean logits."""
+    slices = model_slices(case)
+    logits = averaged_logits(networks[0], slices, tuple(zooms))
+    for network in networks[1:]:
+        logits = logits + averaged_logits(network, slices, tuple(zooms))
+    logits = logits / len(networks)
     levels = (logits.sigmoid() * 255).round().to(torch.uint8).numpy()
     return np.stack([to_case_grid(organ, case) for organ in levels])
 
@@ -133,12 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("cache", type=Path, help="folder of prepared cases")
     parser.add_argument("checkpoint", type=Path, help="network that labels")
     parser.add_argument("round", help="name of this round of labels")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more such networks")
     parser.add_argument("--first", nargs="*", default=[], help="prefixes of cases to do first")
     parser.add_argument("--zooms", type=float, nargs="+", default=[1.0, 1.15])
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    network = load_network(options.checkpoint)
+    networks = [load_network(path) for path in (options.checkpoint, *options.also)]
     left_out = read_config(options.config).validation
     first = tuple(options.first)
     for case in sorted(
@@ -149,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = options.cache / case.info.case_id
         if (folder / f"{options.round}_known.npy").exists():
             continue
-        labels, unsure, known = pseudo_labels(case, probabilities(network, case, options.zooms))
+        labels, unsure, known = pseudo_labels(case, probabilities(networks, case, options.zooms))
         np.save(folder / f"{options.round}.npy", labels)
         np.save(folder / f"{options.round}_unsure.npy", unsure)
         np.save(folder / f"{options.round}_known.npy", known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +45,44 @@ class _Place:
     centres: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Pixels of every organ in every slice of a case, and where their centre lies.
+
+    Attributes:
+        counts: (k, organs).
+        centres: float32 (k, organs, 2), row and column; meaningless where there is no pixel.
+    """
+
+    counts: NDArray[np.int64]
+    centres: NDArray[np.float32]
+
+
+def what_slices_show(case: Case) -> Shown:
+    """Count the labels of a case, an earlier model's where no others are known."""
+    keys, pixels = _labelled(case.labels)
+    if case.pseudo is not None:
+        more, also = _labelled(case.pseudo)
+        slices, organs = np.divmod(more, len(ORGANS))
+        new = case.known[slices, organs] == Known.PSEUDO
+        keys, pixels = np.concatenate([keys, more[new]]), np.concatenate([pixels, also[new]])
+    rows, columns = np.divmod(pixels, case.labels.shape[2])
+    size = case.labels.shape[0] * len(ORGANS)
+    counts = np.bincount(keys, minlength=size)
+    sums = [np.bincount(keys, axis, minlength=size) for axis in (rows, columns)]
+    centres = np.stack(sums, axis=-1) / np.maximum(counts, 1)[:, None]
+    shape = (case.labels.shape[0], len(ORGANS))
+    return Shown(counts.reshape(shape), centres.reshape(*shape, 2).astype(np.float32))
+
+
+def _labelled(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of every organ's voxel: slice and organ as one number, and its place in the slice."""
+    flat = np.ravel(labels)
+    places = np.flatnonzero((flat > 0) & (flat <= len(ORGANS)))
+    slices, pixels = np.divmod(places, labels.shape[1] * labels.shape[2])
+    return slices * len(ORGANS) + flat[places] - 1, pixels
+
+
 class Sampler:
     """Draws crops from prepared cases."""
 
@@ -51,38 +90,31 @@ class Sampler:
         self.cases = list(cases)
         self.sampling = sampling
         self.augmentation = augmentation
-        self.bodies = [body_centre(case) for case in self.cases]
+        with ThreadPoolExecutor() as pool:
+            self.bodies = list(pool.map(body_centre, self.cases))
+            shown = list(pool.map(what_slices_show, self.cases))
         self.places: list[list[_Place]] = [[] for _ in ORGANS]
         self.trust: list[list[float]] = [[] for _ in ORGANS]
         for number, case in enumerate(self.cases):
-            for channel in range(len(ORGANS)):
-                self._add(number, case, channel)
+            self._add(number, case, shown[number])
         weights = [sampling.organ_weights.get(organ, 1.0) for organ in ORGANS]
         present = np.array([bool(places) for places in self.places])
         self.organ_weights = np.array(weights) * present
         self.organ_weights /= self.organ_weights.sum()
 
-    def _add(self, number: int, case: Case, channel: int) -> None:
-        labels = case.labels == channel + 1
-        known = case.known[:, channel]
-        if case.pseudo is not None:
-            labels = labels | (
-                (case.pseudo == channel + 1) & (known == Known.PSEUDO)[:, None, None]
-            )
-        trusted = np.isin(known, [int(level) for level in _TRUST]) & case.usable
-        rows = np.flatnonzero(labels.any(axis=(1, 2)) & trusted)
-        if not rows.size:
-            return
-        centres = np.array(
-            [[axis.mean() for axis in np.nonzero(labels[row])] for row in rows], dtype=np.float32
-        )
-        self.places[channel].append(_Place(number, rows, centres))
-        level = Known(int(np.bincount(known[rows]).argmax()))
-        # A case of twenty slices counts less than one of two hundred, but not ten times less.
-        trust = _TRUST[level] * float(np.sqrt(rows.size * case.info.slice_mm))
-        if case.info.case_id.startswith(("phantom", "synthetic")):
-            trust *= self.sampling.invented_share
-        self.trust[channel].append(trust)
+    def _add(self, number: int, case: Case, shown: Shown) -> None:
+        trusted = np.isin(case.known, [int(level) for level in _TRUST]) & case.usable[:, None]
+        for channel in range(len(ORGANS)):
+            rows = np.flatnonzero((shown.counts[:, channel] > 0) & trusted[:, channel])
+            if not rows.size:
+                continue
+            self.places[channel].append(_Place(number, rows, shown.centres[rows, channel]))
+            level = Known(int(np.bincount(case.known[rows, channel]).argmax()))
+            # A case of twenty slices counts less than one of two hundred, not ten times less.
+            trust = _TRUST[level] * float(np.sqrt(rows.size * case.info.slice_mm))
+            if case.info.case_id.startswith(("phantom", "synthetic")):
+                trust *= self.sampling.invented_share
+            self.trust[channel].append(trust)
 
     def draw(self, rng: np.random.Generator) -> Crop:
         """One augmented crop."""

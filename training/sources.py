@@ -132,6 +132,27 @@ def _mark_absent(
         absent(THORACIC, slice(0, min(rows[0] for rows in kidneys if rows)))
 
 
+def carve_sinuses(
+    labels: NDArray[np.uint8], hu: NDArray[np.integer], known: NDArray[np.uint8]
+) -> None:
+    """Take the fat inside the teacher's kidneys out of them, in place.
+
+    Hands leave the renal sinus out, the teacher fills it: the share of a kidney's closed outline
+    that is labelled is 0.936 for 32 kidneys by hand, 0.958 for 68 of the teacher's, and 0.935 for
+    these when what is below 0 HU (a mean of 3 x 3 pixels) inside their rim is taken out.
+    """
+    square = np.ones((3, 3), dtype=bool)
+    for organ in ("kidney_left", "kidney_right"):
+        channel = _INDEX[organ]
+        taught = known[:, channel] == Known.TEACHER
+        rows = np.flatnonzero((labels == channel + 1).any(axis=(1, 2)) & taught)
+        for row in rows:
+            kidney = labels[row] == channel + 1
+            mean_hu = ndimage.uniform_filter(hu[row].astype(np.float32), 3)
+            fat = ndimage.binary_erosion(kidney, square) & (mean_hu < 0)
+            labels[row] = np.where(fat, 0, labels[row])
+
+
 def separate_branches(labels: NDArray[np.uint8], case_id: str, pixel_mm: float = PIXEL_MM) -> None:
     """Relabel, in place, the branches that 3D-IRCADb's ``aorta`` includes as ambiguous."""
     if not case_id.startswith("ircad"):

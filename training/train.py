@@ -344,6 +344,7 @@ def train(config_path: Path, cache: Path, run: Path, session: Session | None = N
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    torch.backends.cudnn.benchmark_limit = 4  # all of them cost half a minute
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     trainer = Trainer(config, make_network(config, start), run, session.device)

@@ -37,7 +37,7 @@ from training.losses import (  # noqa: E402
     targets_and_weights,
 )
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
-from training.sources import known_rows  # noqa: E402
+from training.sources import carve_sinuses, known_rows  # noqa: E402
 from training.train import Session, train  # noqa: E402
 
 LABELLED = {"lung_left": 1, "lung_right": 2, "liver": 8}
@@ -110,6 +110,19 @@ def test_nothing_is_known_beyond_a_contour_that_was_cut_short() -> None:
     assert (known[35:, ORGANS.index("esophagus")] == Known.NO).all()
     assert (known[35:, ORGANS.index("trachea")] == Known.HAND).all()
     assert (known[30:, ORGANS.index("liver")] == Known.ABSENT).all()
+
+
+def test_fat_inside_a_teachers_kidney_is_no_kidney() -> None:
+    labels = np.zeros((4, 40, 40), dtype=np.uint8)
+    labels[1:3, 8:32, 8:32] = 9
+    hu = np.where(labels == 9, 150, -90).astype(np.int16)
+    hu[:, 16:24, 16:24] = -90
+    known = np.full((4, len(ORGANS)), int(Known.TEACHER), dtype=np.uint8)
+    known[2] = Known.HAND
+    carve_sinuses(labels, hu, known)
+    assert (labels[1, 17:23, 17:23] == 0).all()
+    assert (labels[1, 8:14, 8:32] == 9).all()
+    assert (labels[2, 8:32, 8:32] == 9).all()
 
 
 def test_a_masked_source_shows_its_highest_slices_alone() -> None:
