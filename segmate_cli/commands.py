@@ -232,7 +232,7 @@ def report(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite, inputs=tuple(paths))
-    args.format = args.format or format_of(output)
+    args.format = format_of(output, args.format)
     if args.format == "dicom-sr":
         return _report_sr(args, paths, output)
     if (args.with_identity or args.viewer) and args.format != "html":

@@ -94,7 +94,7 @@ def compare(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite)
-    style = _style(args.format or format_of(output), ())
+    style = _style(format_of(output, args.format, pages=False), ())
     pairs, alone = evaluation.find_pairs(Path(args.a), Path(args.b))
     if alone and not args.quiet:
         text = f"in one of them alone, so not compared: {', '.join(alone)}"
@@ -117,7 +117,7 @@ def cohort(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite)
-    style = _style(args.format or format_of(output), ("html",))
+    style = _style(format_of(output, args.format), ("html",))
     if style == "html" and output is None:
         raise UsageError("a page is a file; give -o cohort.html.")
     given = [Path(name) for name in (args.out, args.reference) if name]
