@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -113,6 +114,20 @@ def test_what_is_about_organs_that_nobody_asked_for_does_not_count(body):
     broken = renamed(("kidney_left", ""))(body)
     assert broken.measured(organs=["liver"]).verdict.word == "ok"
     assert broken.measured(organs=["kidney"]).verdict.word == "review"
+
+
+def test_a_number_just_beyond_its_limit_is_told_from_it(body):
+    rule = BY_ID["volume"]
+    (liver,) = body.measured(organs=["liver"]).stats
+    told = []
+    for by_ml in (3.0, 0.03, -3.0):
+        rules = (dataclasses.replace(rule, limits={"liver": (liver.volume_ml + by_ml, None)}),)
+        told.append([each.text for each in body.measured(rules=rules).verdict.findings])
+    (clear,), (close,), none = told
+    assert clear.startswith(f"Liver: its volume is {liver.volume_ml:.0f} ml, not")
+    words = close.split()
+    assert float(words[4]) < float(words[7])
+    assert none == []
 
 
 def test_every_rule_says_what_it_needs_to():

@@ -288,6 +288,7 @@ def test_chromium_loads_it_without_a_word_and_axe_finds_nothing(torso, tmp_path)
     assert "Liver" in seen["focused"]
     assert not seen["overflow"]
     assert not seen["narrowOverflow"]
+    assert seen["printOverflow"] == []
     assert shot.stat().st_size > 20_000
     assert pdf.read_bytes()[:5] == b"%PDF-"
     assert pages_of(pdf) == 3  # numbers, pictures, provenance

@@ -15,6 +15,8 @@ from segmate_cli.organs import Organ
 
 # Findings of these rules are about the scan, whatever organ they name.
 _OF_SCANS = ("order", "found")
+# A number that is told from its limit by no fewer digits is told by so many.
+_MOST_DIGITS = 4
 # Notes that change an organ's status all the same.
 _COUNTED = ("stray", *UNSURE)
 
@@ -144,24 +146,45 @@ def _text(rule: Rule, case: Case, name: str, value: float) -> str:
         high, low = name.split(" over ")
         about = f"{case.organs[high].organ.title} over {case.organs[low].organ.title.lower()}: "
     unit = f" {rule.unit}" if rule.unit else ""
-    usual = _between(rule.limits.get(name, rule.limits.get("*", (None, None))))
-    said = f"{about}{rule.what} is {_number(value)}{unit}, not {usual}. {rule.why}"
+    limits = rule.limits.get(name, rule.limits.get("*", (None, None)))
+    digits = _digits(value, limits)
+    seen, usual = _number(value, digits), _between(limits, digits)
+    said = f"{about}{rule.what} is {seen}{unit}, not {usual}. {rule.why}"
     return said[0].upper() + said[1:]
 
 
-def _between(limits: Limits) -> str:
-    low, high = limits
+def _between(limits: Limits, digits: int) -> str:
+    low, high = (_limit(each, digits) for each in limits)
     if low is None:
-        return f"{_number(high or 0.0)} or less"
+        return f"{high} or less"
     if high is None:
-        return f"{_number(low)} or more"
-    return f"{_number(low)} to {_number(high)}"
+        return f"{low} or more"
+    return f"{low} to {high}"
 
 
-def _number(value: float) -> str:
+def _limit(end: float | None, digits: int) -> str | None:
+    """A limit, without digits that are all 0."""
+    if end is None:
+        return None
+    short = _number(end)
+    return short if float(short) == end else _number(end, digits)
+
+
+def _digits(value: float, limits: Limits) -> int:
+    """How many more digits than usual tell a number from the limit that it is beyond."""
+    ends = [end for end in limits if end is not None]
+    beside = (
+        more
+        for more in range(_MOST_DIGITS)
+        if all(float(_number(value, more)) != float(_number(end, more)) for end in ends)
+    )
+    return next(beside, _MOST_DIGITS)
+
+
+def _number(value: float, more: int = 0) -> str:
     if 0 < abs(value) < 0.1:
-        return f"{value:.2g}"
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+        return f"{value:.{2 + more}g}"
+    return f"{value:.{2 + more}f}" if abs(value) < 10 else f"{value:.{more}f}"
 
 
 def _doubted(key: str, status: OrganStatus, verdict: Verdict) -> OrganStatus:

@@ -62,6 +62,18 @@ try {
   await page.setViewportSize({ width: 1280, height: 900 });
   result.messages = [...messages];
   result.requests = requests.filter((url) => url.split("#")[0] !== address);
+  // As wide as paper within its margins, A4 and Letter, what is wider than its place is cut off.
+  await page.emulateMedia({ media: "print" });
+  result.printOverflow = [];
+  for (const width of [688, 710]) {
+    await page.setViewportSize({ width, height: 900 });
+    result.printOverflow.push(...await page.evaluate(() =>
+      [document.documentElement, ...document.querySelectorAll(".scroll, .card, .montage, dl")]
+        .filter((each) => each.scrollWidth > each.clientWidth + 1)
+        .map((each) => `${each.tagName} ${each.className}`)));
+  }
+  await page.emulateMedia({ media: null });
+  await page.setViewportSize({ width: 1280, height: 900 });
   result.violations = [];
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
