@@ -128,6 +128,7 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
     _add_gates(add)
+    _add_month(add)
     add.add_argument("--itksnap", action="store_true", help="also write ITK-SNAP's label file")
     add.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     _add_seg(add)
@@ -186,6 +187,7 @@ def _batch(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--uid-root", help="root of its UIDs; default 2.25")
     add.add_argument("--organs", type=_words, help="only these, such as liver,heart")
     add.add_argument("--gates", metavar="FILE.toml", help="limits of one's own; see 'gates list'")
+    _add_month(add)
     _add_engine(add)
     add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
     add.add_argument("--no-hu-check", action="store_true", help="take values that look unlike HU")
@@ -374,6 +376,14 @@ def _add_scan(add: argparse.ArgumentParser) -> None:
         help="DICOM: which series, as inspect lists them; auto: if one is clearly the best",
     )
     add.add_argument("--assume-ras", action="store_true", help="NIfTI without orientation is RAS")
+
+
+def _add_month(add: argparse.ArgumentParser) -> None:
+    add.add_argument(
+        "--keep-month",
+        action="store_true",
+        help="DICOM: the sidecar tells month, not year alone; for trends by month",
+    )
 
 
 def _add_gates(add: argparse.ArgumentParser) -> None:

@@ -21,8 +21,8 @@ from segmate_cli.organs import ORGANS, foreign_organ
 Floats = npt.NDArray[np.float64]
 Measure = Literal["volume_ml", "mean_hu"]
 MEASURES: tuple[Measure, ...] = ("volume_ml", "mean_hu")
-GroupBy = Literal["month", "scanner"]
-GROUPS: tuple[GroupBy, ...] = ("month", "scanner")
+GroupBy = Literal["month", "year", "scanner"]
+GROUPS: tuple[GroupBy, ...] = ("month", "year", "scanner")
 
 OUTLIER_Z = 3.5
 # With fewer cases a median and its spread say little.
@@ -114,7 +114,7 @@ class Trend:
 
     Attributes:
         by: What the cohort is parted by.
-        group: The part: a month, YYYY-MM, or a scanner.
+        group: The part: a month, YYYY-MM, a year or a scanner.
         part: Its distribution; ``drift`` is against the cases of all other groups.
     """
 
@@ -142,8 +142,8 @@ class Cohort:
         causes: Failures by cause.
         distributions: By organ and measure.
         review: What to look at.
-        groups: By case: its month and its scanner, as far as they are known.
-        trends: By month and scanner.
+        groups: By case: its month, year and scanner, as far as they are known.
+        trends: By month, by year of those whose month is not known, and by scanner.
     """
 
     cases: int
@@ -253,21 +253,33 @@ def _with_drift(
 def groups_of(scanner: Mapping[str, str]) -> dict[GroupBy, str]:
     """The groups that a case belongs to, by what made its scan; empty where nobody knows."""
     found: dict[GroupBy, str] = {}
-    if scanner.get("month"):
-        found["month"] = scanner["month"]
+    month = scanner.get("month", "")
+    if month:
+        found["month"] = month
+    if year := scanner.get("year") or month[:4]:
+        found["year"] = year
     maker = " ".join(filter(None, (scanner.get("manufacturer"), scanner.get("model"))))
     kernel = f"kernel {scanner['kernel']}" if scanner.get("kernel") else ""
     name = ", ".join(filter(None, (maker, kernel)))
     return {**found, "scanner": name} if name else found
 
 
+def parted(groups: Mapping[str, Mapping[GroupBy, str]], by: GroupBy) -> dict[str, str]:
+    """The group of each case that has one; by year, only of those whose month is not known."""
+    return {
+        case: known[by]
+        for case, known in groups.items()
+        if by in known and not (by == "year" and "month" in known)
+    }
+
+
 def _trends(
     distributions: Sequence[Distribution], groups: Mapping[str, Mapping[GroupBy, str]]
 ) -> list[Trend]:
-    """Each month and each scanner, against all others."""
+    """Each month, year and scanner, against all others."""
     parts: list[tuple[GroupBy, str, Distribution, Distribution]] = []
     for by in GROUPS:
-        group_of = {case: known[by] for case, known in groups.items() if by in known}
+        group_of = parted(groups, by)
         for name in sorted(set(group_of.values())):
             for each in distributions:
                 known = [value for value in each.values if value.case in group_of]

@@ -10,7 +10,7 @@ from segmate_cli.report import ReportFormat, align, rounded, separated
 
 SCHEMA = "segmate-cohort"
 SCHEMA_VERSION = 1
-COLUMNS = ("case", "organ", "measure", "value", "z", "is_outlier", "month", "scanner")
+COLUMNS = ("case", "organ", "measure", "value", "z", "is_outlier", "month", "scanner", "year")
 
 
 def render_cohort(cohort: Cohort, style: ReportFormat) -> str:
@@ -133,7 +133,7 @@ def _table(cohort: Cohort) -> str:
 
 
 def trend_text(each: Trend) -> str:
-    """What an alarm says of a month or a scanner; empty without one."""
+    """What an alarm says of a month, year or scanner; empty without one."""
     drift, part = each.part.drift, each.part
     if drift is None or not drift.alarm:
         return ""

@@ -112,6 +112,7 @@ def _set_up(
         check_hu=not args.no_hu_check,
         fast=args.fast,
         uncertainty=args.uncertainty,
+        keep_month=args.keep_month,
         rules=rules_of(args),
         temporary_folder=files.folder_for_large_ones(outputs[0].parent),
         **engine_options(args),

@@ -65,6 +65,7 @@ class PredictOptions:
         check_hu: Refuse voxels that are surely not Hounsfield units.
         fast: Every second of the model's slices, with labels interpolated between them.
         uncertainty: Show the scan to the network in other ways, too, and give volumes intervals.
+        keep_month: Whether the sidecar tells the month of a DICOM series, not its year alone.
         rules: Gates that the scan and its labels must pass; None for the built-in ones, unless the
             manifest says that these do not hold for the model.
         temporary_folder: For the temporary file of a scan stored coronally or sagittally; None
@@ -81,6 +82,7 @@ class PredictOptions:
     check_hu: bool = True
     fast: bool = False
     uncertainty: bool = False
+    keep_month: bool = False
     rules: tuple[Rule, ...] | None = None
     temporary_folder: Path | None = None
 
@@ -412,6 +414,7 @@ def _run_record(
             "check_hu": options.check_hu,
             "fast": options.fast,
             "uncertainty": options.uncertainty,
+            "keep_month": options.keep_month,
         },
         "model_grid": {"shape": list(plan.grid_shape)},
         "slice_position": {"rule": rule, **ends},

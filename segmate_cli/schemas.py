@@ -211,10 +211,10 @@ class CohortOrgan(_Part):
 
 
 class CohortTrend(_Part):
-    """One measure of one organ in a month, or of a scanner."""
+    """One measure of one organ in a month or year, or of a scanner."""
 
-    by: Literal["month", "scanner"]
-    group: Annotated[str, Field(description="YYYY-MM; or manufacturer, model and kernel")]
+    by: Literal["month", "year", "scanner"]
+    group: Annotated[str, Field(description="YYYY-MM; YYYY; or manufacturer, model and kernel")]
     organ: str
     measure: Literal["volume_ml", "mean_hu"]
     cases: int
@@ -244,7 +244,7 @@ class CohortSummary(_Part):
     states: Annotated[dict[str, int], Field(description="cases by state")]
     failures: Annotated[dict[str, int], Field(description="failed cases by cause")]
     organs: list[CohortOrgan]
-    trends: Annotated[list[CohortTrend], Field(description="by month and scanner, where known")]
+    trends: Annotated[list[CohortTrend], Field(description="by date and scanner, where known")]
     review: Annotated[list[CohortEntry], Field(description="the gravest first")]
 
 

@@ -5,7 +5,6 @@ Nothing in it names a patient: of DICOM input it holds UIDs, of the path only wh
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -79,7 +78,7 @@ def write(
         "segmate_version": __version__,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "labels": [label_row(value, organ) for value, organ in sorted(labels.organs.items())],
-        "input": _describe(labels.source, scanned, pixels_sha256),
+        "input": _describe(labels.source, scanned, pixels_sha256, run.get("options") or {}),
         "output": {
             "file": labels_path.name,
             "file_sha256": files.sha256_of_file(labels_path),
@@ -204,7 +203,9 @@ def label_row(value: int, organ: Organ) -> dict[str, Any]:
     return {"value": value, "organ": organ.key, "title": organ.title, "code": code}
 
 
-def _describe(source: Source | None, geometry: Geometry, digest: str | None) -> dict[str, Any]:
+def _describe(
+    source: Source | None, geometry: Geometry, digest: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
     described: dict[str, Any] = {
         "path": str(source.path) if source else None,
         "kind": type(source).__name__.removesuffix("Source").lower() if source else None,
@@ -223,7 +224,7 @@ def _describe(source: Source | None, geometry: Geometry, digest: str | None) -> 
             "frame_of_reference_uid": source.frame_of_reference_uid,
             "sop_class_uid": source.sop_class_uid,
             "sop_instance_uids": list(source.sop_instance_uids),
-            "scanner": dataclasses.asdict(source.scanner),
+            "scanner": source.scanner.told(keep_month=bool(options.get("keep_month"))),
         }
     return described
 

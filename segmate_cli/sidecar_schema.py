@@ -50,7 +50,10 @@ class Origin(_Part):
     manufacturer: str
     model: str
     kernel: str
-    month: Annotated[str, Field(pattern=r"^(\d{4}-\d{2})?$", description="YYYY-MM, no day")]
+    year: Annotated[str, Field(pattern=r"^(\d{4})?$", description="of the acquisition")] = ""
+    month: Annotated[
+        str, Field(pattern=r"^(\d{4}-\d{2})?$", description="YYYY-MM, with --keep-month; no day")
+    ]
 
 
 class Series(_Part):
@@ -169,6 +172,7 @@ class Options(_Open):
     gpu_memory_cap_bytes: int | None
     check_hu: bool
     fast: bool
+    keep_month: bool = False
 
 
 class Sidecar(_Part):

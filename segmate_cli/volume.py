@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,19 +40,25 @@ class NiftiSource:
 
 @dataclass(frozen=True, slots=True)
 class Scanner:
-    """What made a series, and in which month; "" where it does not say. No day, and no place.
+    """What made a series, and when; "" where it does not say. No day, and no place.
 
     Attributes:
         manufacturer: Manufacturer.
         model: ManufacturerModelName.
         kernel: ConvolutionKernel.
+        year: YYYY of the acquisition.
         month: YYYY-MM of the acquisition.
     """
 
     manufacturer: str = ""
     model: str = ""
     kernel: str = ""
+    year: str = ""
     month: str = ""
+
+    def told(self, *, keep_month: bool) -> dict[str, str]:
+        """What files may say of it: HIPAA's safe harbor takes any date but the year for one."""
+        return dataclasses.asdict(self if keep_month else dataclasses.replace(self, month=""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import pytest
 from cohort_maker import make_cohort, odd_cases, of_scanners, record, row, write_cohort
 
 from segmate_cli.batch import records
+from segmate_cli.batch.records import Record
 from segmate_cli.cohort import groups_of, kolmogorov_smirnov_p, robust_z, summarise
 
 
@@ -108,7 +109,9 @@ def test_groups_are_named_by_what_is_known():
     assert groups_of({}) == {}
     assert groups_of({"manufacturer": "", "model": "", "kernel": "", "month": ""}) == {}
     whole = {"manufacturer": "ACME", "model": "One", "kernel": "B30f", "month": "2025-03"}
-    assert groups_of(whole) == {"month": "2025-03", "scanner": "ACME One, kernel B30f"}
+    both = {"month": "2025-03", "year": "2025"}
+    assert groups_of(whole) == {**both, "scanner": "ACME One, kernel B30f"}
+    assert groups_of({**whole, "year": "2025", "month": ""}).keys() == {"year", "scanner"}
     assert groups_of({"kernel": "B30f"}) == {"scanner": "kernel B30f"}
 
 
@@ -129,6 +132,35 @@ def test_months_and_scanners_that_are_alike_raise_no_alarm():
     assert not any(each.part.drift.alarm for each in cohort.trends)
     months = [each.group for each in cohort.trends if each.by == "month"]
     assert sorted(set(months)) == ["2025-01", "2025-02", "2025-03", "2025-04"]
+
+
+def by_year(made: list[Record]) -> list[Record]:
+    """The same records as they are without ``--keep-month``, of two years."""
+    return [
+        each.model_copy(
+            update={"scanner": {**each.scanner, "year": f"202{3 + n % 2}", "month": ""}}
+        )
+        for n, each in enumerate(made)
+    ]
+
+
+def test_where_months_are_not_kept_years_are_compared():
+    cohort = summarise(by_year(of_scanners()))
+    assert {(each.by, each.group) for each in cohort.trends if each.by != "scanner"} == {
+        *(("year", "2023"), ("year", "2024")),
+    }
+    assert all(len(each.part.values) == 24 for each in cohort.trends if each.by == "year")
+
+
+def test_records_with_and_without_months_are_told_apart():
+    kept, others = of_scanners()[:24], by_year(of_scanners()[24:])
+    cohort = summarise([*kept, *others])
+    sizes = {(each.by, each.group): len(each.part.values) for each in cohort.trends}
+    assert {group for by, group in sizes if by == "month"} == {f"2025-0{n}" for n in (1, 2, 3, 4)}
+    assert {group: n for (by, group), n in sizes.items() if by == "year"} == {
+        "2023": 12,
+        "2024": 12,
+    }
 
 
 def test_a_scan_of_nobody_knows_what_is_in_no_group():

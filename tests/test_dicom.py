@@ -913,4 +913,4 @@ def test_the_scanner_and_the_month_are_known_and_no_day(
     make_series(tmp_path, Recipe(shape=(3, 4, 4), tags={**more, **tags}))
     source = load(tmp_path).source
     assert isinstance(source, DicomSource)
-    assert source.scanner == Scanner("ACME", "One", "B30f", month)
+    assert source.scanner == Scanner("ACME", "One", "B30f", month[:4], month)

@@ -141,7 +141,7 @@ def test_of_dicom_it_keeps_uids_and_nothing_that_names_the_patient(tmp_path):
         "frame_of_reference_uid": None,
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
         "sop_instance_uids": ["1.2.3.4.1", "1.2.3.4.2"],
-        "scanner": {"manufacturer": "", "model": "", "kernel": "", "month": ""},
+        "scanner": {"manufacturer": "", "model": "", "kernel": "", "year": "", "month": ""},
     }
     assert "DOE" not in (tmp_path / "labels.json").read_text()
 
@@ -194,3 +194,22 @@ def test_versions_are_those_installed():
     versions = sidecar.package_versions()
     assert versions["numpy"] == np.__version__
     assert set(versions) <= set(sidecar._PACKAGES)
+
+
+def test_of_the_acquisitions_date_it_keeps_the_year_and_the_month_on_request(
+    run, tmp_path, tiny_bundle
+):
+    from dicom_maker import Recipe, make_series
+    from seg_maker import STUDY
+
+    make_series(tmp_path / "dicom", Recipe(shape=(6, 16, 12), tags=STUDY))
+    path = tmp_path / "l.nii.gz"
+    command = ("predict", tmp_path / "dicom", "-o", path, "--model", tiny_bundle, "--overwrite")
+    for options, month in (((), ""), (("--keep-month",), "2024-01")):
+        assert run(*command, *options)[0] == 0
+        text = (tmp_path / "l.json").read_text()
+        scanner = json.loads(text)["input"]["dicom"]["scanner"]
+        assert (scanner["year"], scanner["month"]) == ("2024", month)
+        assert ("2024-01" in text) == bool(month)
+        assert "20240102" not in text
+        assert "2024-01-02" not in text

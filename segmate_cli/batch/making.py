@@ -35,6 +35,7 @@ def predict_options(settings: Settings) -> pipeline.PredictOptions:
         threads=settings.threads,
         memory_cap_bytes=settings.memory_cap_bytes,
         check_hu=settings.check_hu,
+        keep_month=settings.keep_month,
         rules=None if settings.gates is None else parse_gates(settings.gates, "--gates"),
     )
 
@@ -81,7 +82,9 @@ def segment_case(
         finished=records.now(),
         segmate_version=__version__,
         scanner=(
-            dataclasses.asdict(scan.source.scanner) if isinstance(scan.source, DicomSource) else {}
+            scan.source.scanner.told(keep_month=settings.keep_month)
+            if isinstance(scan.source, DicomSource)
+            else {}
         ),
         **outcome(job, measured, notes),
     )

@@ -34,6 +34,7 @@ def settings_from(args: Namespace, jobs: int) -> Settings:
         seg_compress=args.seg_compress,
         uid_root=args.uid_root,
         gates=gates,
+        keep_month=args.keep_month,
         batch_size=args.batch_size,
         threads=args.threads or max(1, usable_cpus() // jobs),
         memory_cap_bytes=_share(args.memory_cap, jobs),

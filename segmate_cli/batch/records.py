@@ -109,7 +109,7 @@ class Record(_Part):
         batch_size: Slices a batch.
         finished: When, UTC.
         segmate_version: What made it.
-        scanner: What made a DICOM series: manufacturer, model, kernel; and the month, YYYY-MM.
+        scanner: What made a DICOM series: manufacturer, model, kernel; year, and month if wanted.
         taken_from: The case whose outputs were taken over, since the content was the same.
     """
 

@@ -39,6 +39,7 @@ class Settings:
         seg_compress: Whether it is deflated.
         uid_root: Root of the UIDs of DICOM outputs.
         gates: Text of a file with limits of gates; None for the built-in ones.
+        keep_month: As ``PredictOptions``.
         batch_size: Slices a batch; does not change results.
         threads: CPU threads of each worker; does not change results.
         memory_cap_bytes: Of each worker; does not change results.
@@ -56,6 +57,7 @@ class Settings:
     seg_compress: bool = False
     uid_root: str | None = None
     gates: str | None = None
+    keep_month: bool = False
     batch_size: int | None = None
     threads: int | None = None
     memory_cap_bytes: int | None = None
@@ -87,8 +89,11 @@ def identity(settings: Settings, bundle: Bundle) -> dict[str, Any]:
     """What two runs must share for the results of one to be those of the other."""
     manifest = bundle.manifest.model_dump(mode="json")
     gates = {} if settings.gates is None else {GATES: gates_sha256(settings.gates)}
+    # Named only where they are given, so that older results stay those of the same command.
+    month = {"keep_month": True} if settings.keep_month else {}
     return {
         **gates,
+        **month,
         "segmate": major_version(),
         "model": bundle.manifest.name,
         "model_version": bundle.manifest.version,

@@ -302,6 +302,7 @@ def scanner_of(header: Header) -> Scanner:
         manufacturer=header.manufacturer,
         model=header.model,
         kernel=header.kernel,
+        year=date[1] if date else "",
         month=f"{date[1]}-{date[2]}" if date else "",
     )
 

@@ -18,6 +18,7 @@ from segmate_cli.cohort import (
     GroupBy,
     Trend,
     Value,
+    parted,
 )
 from segmate_cli.cohort_report import drift_text, trend_text
 from segmate_cli.look import templates
@@ -107,13 +108,14 @@ def _trend_table(cohort: Cohort, by: GroupBy) -> dict[str, Any]:
     columns = list(dict.fromkeys((each.part.organ, each.part.measure) for each in mine))
     titles = {each.part.organ: each.part.title for each in mine}
     cells = {(each.group, each.part.organ, each.part.measure): each for each in mine}
+    groups = list(parted(cohort.groups, by).values())
     return {
         "by": by,
         "columns": [f"{titles[organ]}, {_UNITS[measure]}" for organ, measure in columns],
         "rows": [
             {
                 "group": group,
-                "cases": sum(known.get(by) == group for known in cohort.groups.values()),
+                "cases": groups.count(group),
                 "cells": [_cell(cells.get((group, *column))) for column in columns],
             }
             for group in dict.fromkeys(each.group for each in mine)
