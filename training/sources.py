@@ -27,7 +27,7 @@ CONTOURED_BETWEEN_ENDS = {
 }
 #: BTCV scans that go on above the labelled aorta, into the chest or neck.
 _WITH_CHEST = ("btcv26", "btcv40")
-_ABDOMENS = ("btcv", "lits", "chaos", "ircad", "amos", "ts_")
+_ABDOMENS = ("btcv", "lits", "chaos", "ircad01", "ircad17", "amos", "ts_")
 _TEACHER_MARGIN_MM = 15.0
 _NECK_UNKNOWN_MM = 60.0
 #: Branches are thinner than twice this.
