@@ -39,7 +39,7 @@ class Tube:
 
 def tubes(hu: NDArray[np.int16], middle: float) -> list[Tube]:
     """Pieces of air of a trachea's size near the middle column of a slice."""
-    parts, count = ndimage.label(hu < _AIR_HU)
+    parts, _ = ndimage.label(hu < _AIR_HU)
     found = []
     for value, box in enumerate(ndimage.find_objects(parts), start=1):
         mask = parts[box] == value

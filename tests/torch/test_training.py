@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -26,7 +27,7 @@ from phantom import make_phantom  # noqa: E402
 
 from segmate_cli.export import open_onnx  # noqa: E402
 from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint  # noqa: E402
-from training import from_bundle, imagenet, parcel, prepare, pseudo, score_bundle, validate  # noqa: E402
+from training import airway, from_bundle, imagenet, parcel, prepare, pseudo, score_bundle, validate  # noqa: E402
 from training.augment import Augmentation, draw_crop, fill_bowel, swap_sides  # noqa: E402
 from training.batched import BatchMaker, Choices, gather_volumes  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
@@ -347,6 +348,43 @@ def test_an_encoder_takes_packaged_weights_in_their_order(tmp_path: Path) -> Non
     assert torch.equal(filled[-2], given[f"w{len(filled) - 2}"])
     with pytest.raises(ValueError, match="tensors are needed"):
         imagenet.fill_encoder(network, {"w0": given["w0"]})
+
+
+def chest_of_air() -> Case:
+    """Two lungs, between them a tube of air that forks in the lowest slices."""
+    hu = np.full((20, 100, 120), 40, dtype=np.int16)
+    rows, columns = np.mgrid[:100, :120]
+    pseudo = np.zeros(hu.shape, dtype=np.uint8)
+    for row in range(20):
+        for value, column in ((1, 95), (2, 25)):
+            lung = np.hypot(rows - 50, columns - column) < 22
+            if row < 17:
+                hu[row][lung], pseudo[row][lung] = -850, value
+        for column in (60,) if row > 4 else (54, 66):
+            hu[row][np.hypot(rows - 45, columns - column) < 4.5] = -950
+    known = np.zeros((20, len(ORGANS)), dtype=np.uint8)
+    known[:17, :2] = Known.PSEUDO
+    usable = np.ones(20, dtype=bool)
+    unsure = np.zeros(hu.shape, dtype=np.uint16)
+    info = CaseInfo("made", 4.0, 1.5)
+    return Case(info, hu, np.zeros_like(pseudo), known, usable, pseudo, unsure)
+
+
+def test_a_trachea_is_followed_through_its_air_down_to_its_fork() -> None:
+    case = chest_of_air()
+    completed = airway.label_airway(case)
+    assert completed is not None
+    labels, known = completed
+    rows = np.flatnonzero(known[:, 2] == Known.PSEUDO)
+    assert rows.tolist() == list(range(5, 19))
+    assert (labels[10, 41:50, 57:64] == 3).all()
+    assert (labels == 3).sum() < rows.size * 120
+    assert np.array_equal(labels == 1, np.asarray(case.pseudo) == 1)
+    known_before = case.known.copy()
+    known_before[0, 2] = Known.ABSENT
+    assert airway.label_airway(dataclasses.replace(case, known=known_before)) is None
+    tissue = np.full_like(case.hu, 40)
+    assert airway.label_airway(dataclasses.replace(case, hu=tissue)) is None
 
 
 def test_training_goes_on_where_it_was_killed(cache: Path, config: Path, tmp_path: Path) -> None:
