@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from segmate_cli.measurement import OrganStats, measure
     from segmate_cli.organs import Organ
     from segmate_cli.pipeline import PredictOptions, predict
-    from segmate_cli.scans import load, load_labels, save
+    from segmate_cli.saving import save
+    from segmate_cli.scans import load, load_labels
     from segmate_cli.volume import Labels, Volume
 
 _HOMES = {
@@ -35,7 +36,7 @@ _HOMES = {
     "measure": ("measurement", "measure"),
     "open_model": ("bundle", "open_bundle"),
     "predict": ("pipeline", "predict"),
-    "save": ("scans", "save"),
+    "save": ("saving", "save"),
 }
 
 __all__ = [

@@ -83,10 +83,10 @@ def _predict_each(args: Namespace, path: Place, loading: Loading) -> ExitCode:
 
 
 def _check_outputs(args: Namespace, outputs: list[Path], path: Place) -> None:
-    from segmate_cli import scans, sidecar
+    from segmate_cli import saving, sidecar
 
     inputs = (path,) if isinstance(path, Path) else path.paths
-    scans.check_label_outputs(outputs, overwrite=args.overwrite, inputs=inputs, kind=args.format)
+    saving.check_label_outputs(outputs, overwrite=args.overwrite, inputs=inputs, kind=args.format)
     if args.itksnap:
         files.check_output(sidecar.itksnap_path(outputs[0]), overwrite=args.overwrite)
 
@@ -127,7 +127,7 @@ def _predict_one(
     args: Namespace, set_up: _SetUp, outputs: list[Path], find: Callable[[], Scan]
 ) -> str:
     """Segment one scan, write it, print the outputs' paths; gives the verdict."""
-    from segmate_cli import pipeline, report, scans, sidecar
+    from segmate_cli import pipeline, report, saving, sidecar
     from segmate_cli.flow import Stopwatch
     from segmate_cli.guard import MemoryGuard
 
@@ -141,10 +141,10 @@ def _predict_one(
                 scan = find()
                 for note in scan.notes:
                     _say(args, note)
-                warnings = scans.seg_reference(scan, seg, cap.size_bytes).warnings if seg else ()
+                warnings = saving.seg_reference(scan, seg, cap.size_bytes).warnings if seg else ()
             labels = pipeline.segment(scan, model, set_up.options, progress, guard)
             spent = watch.seconds
-            for output in scans.save_all(
+            for output in saving.save_all(
                 labels, outputs, args.overwrite, seg=seg, seconds=spent, kind=args.format
             ):
                 written.append(output)
@@ -197,10 +197,10 @@ def batch(args: Namespace) -> int:
 
 def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:
     """How DICOM objects are to be written; None where none is asked for."""
-    from segmate_cli import scans
+    from segmate_cli import saving
 
     given = (args.seg_type, args.seg_compress, args.reference_dicom, args.uid_root)
-    kinds = {scans.kind_of(path, args.format) for path in outputs} - {"nifti"}
+    kinds = {saving.kind_of(path, args.format) for path in outputs} - {"nifti"}
     if any(given if not kinds else given[:2] if "seg" not in kinds else ()):
         raise UsageError(
             "--seg-type, --seg-compress, --reference-dicom and --uid-root are about a DICOM SEG "
@@ -209,7 +209,7 @@ def _seg_options(args: Namespace, outputs: list[Path]) -> SegOptions | None:
     if not kinds:
         return None
     for kind in kinds:
-        scans.check_writer(kind)
+        saving.check_writer(kind)
     from segmate_cli.dicom.reference import SegOptions
     from segmate_cli.dicom.uids import check_root
 
@@ -253,11 +253,11 @@ def report(args: Namespace) -> ExitCode:
 
 
 def _report_sr(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
-    from segmate_cli import scans
+    from segmate_cli import saving
 
     if output is None or len(paths) != 1:
         raise UsageError("a DICOM SR is of one label map, and a file; give -o sr.dcm.")
-    scans.check_writer("seg")
+    saving.check_writer("seg")
     from segmate_cli.structured_report import SrOptions, report_as_sr
 
     options = SrOptions(

@@ -13,7 +13,7 @@ from segmate_cli.errors import ExitCode, OutputError, SegmateError, UsageError, 
 if TYPE_CHECKING:
     from segmate_cli.dicom import Finding, SeriesInfo
     from segmate_cli.dicom.files import Place
-    from segmate_cli.scans import OutputKind
+    from segmate_cli.saving import OutputKind
 
 _NUMBER = "{series}"
 

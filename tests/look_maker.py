@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from conftest import save_nifti
 
-from segmate_cli import organs, scans
+from segmate_cli import organs, saving, scans
 from segmate_cli.geometry import Geometry
 from segmate_cli.volume import Labels
 
@@ -49,5 +49,5 @@ def write_case(folder: Path, directions: str = "SPL") -> tuple[Path, Path]:
     table = {n: organs.organ(name) for n, name in enumerate(NAMES, 1)}
     source = scans.find_scan(scan).source
     labels = Labels(values, geometry(directions), table, source)
-    path = scans.save(labels, folder / "labels.nii.gz", with_sidecar=False, overwrite=True)
+    path = saving.save(labels, folder / "labels.nii.gz", with_sidecar=False, overwrite=True)
     return path, scan

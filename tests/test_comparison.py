@@ -7,7 +7,7 @@ import pytest
 from conftest import save_nifti
 from look_maker import NAMES, arrays, geometry, write_case
 
-from segmate_cli import organs, scans
+from segmate_cli import organs, saving, scans
 from segmate_cli.comparison import compare_case
 from segmate_cli.errors import UnknownOrganError
 from segmate_cli.evaluation import CasePair
@@ -23,7 +23,7 @@ def write(path, values, table=TABLE, grid=None):
         save_nifti(path.with_name(f"ct_{path.name}"), values.astype(np.int16), grid or geometry())
     ).source
     labels = Labels(values, grid or geometry(), table, source)
-    return scans.save(labels, path, with_sidecar=False)
+    return saving.save(labels, path, with_sidecar=False)
 
 
 def compared(tmp_path, change, table=TABLE, wanted=None):

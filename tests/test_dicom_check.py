@@ -13,7 +13,7 @@ from seg_maker import STUDY, WHOLE, series_and_labels
 
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 
-from segmate_cli import scans
+from segmate_cli import saving, scans
 from segmate_cli.dicom.check import check_file
 from segmate_cli.dicom.reference import SegOptions
 from segmate_cli.dicom.sr import write_sr
@@ -30,7 +30,7 @@ def objects(folder: Path, recipe=WHOLE, **options) -> dict[str, Path]:
     paths = {kind: folder / f"{kind}.dcm" for kind in KINDS}
     chosen = SegOptions(**options)
     for kind in ("seg", "rtstruct"):
-        scans.save(labels, paths[kind], seg=chosen, with_sidecar=False)
+        saving.save(labels, paths[kind], seg=chosen, with_sidecar=False)
     if not options:
         seg = paths["seg"]
         write_sr(measure(labels, volume), of_seg(seg, scans.load_labels(seg).organs), paths["sr"])

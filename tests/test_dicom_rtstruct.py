@@ -22,7 +22,7 @@ from seg_maker import (
 
 pytest.importorskip("contourpy", reason="needs contourpy: pip install 'segmate-cli[dicom]'")
 
-from segmate_cli import scans
+from segmate_cli import saving, scans
 from segmate_cli.dicom.reference import SegOptions, reference_for
 from segmate_cli.dicom.rtstruct import write_rtstruct
 from segmate_cli.errors import NothingFoundError
@@ -174,7 +174,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_plastimatch_reads_the_same_masks(tmp_path):
     labels, _ = written(tmp_path)
-    scans.save(labels, tmp_path / "labels.nii.gz")
+    saving.save(labels, tmp_path / "labels.nii.gz")
     read = by_plastimatch(tmp_path / "rtstruct.dcm", tmp_path / "labels.nii.gz", tmp_path / "masks")
     assert set(read) == {"Left lung", "Right lung", "Liver"}
     for value, title in ((1, "Left lung"), (2, "Right lung"), (3, "Liver")):

@@ -11,7 +11,7 @@ from dicom_maker import make_series
 from scipy.ndimage import gaussian_filter
 from seg_maker import WHOLE
 
-from segmate_cli import scans
+from segmate_cli import saving, scans
 from segmate_cli.dicom.reference import SegOptions
 from segmate_cli.errors import InputError
 
@@ -55,7 +55,7 @@ ORDERS = [("S", "P", "L"), ("I", "A", "R"), ("L", "S", "P"), ("A", "L", "I")]
 @pytest.mark.parametrize("directions", ORDERS, ids="".join)
 def test_the_scan_itself_passes_in_any_order(tmp_path, folder, directions):
     scan = scan_of(tmp_path / "scan.nii.gz", body(1), directions, folder)
-    assert len(scans.seg_reference(scan, SegOptions(reference=folder)).slices) == RECIPE.shape[0]
+    assert len(saving.seg_reference(scan, SegOptions(reference=folder)).slices) == RECIPE.shape[0]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_scan_itself_passes_in_any_order(tmp_path, folder, directions):
 def test_what_storing_does_to_values_is_no_difference(tmp_path, folder, change):
     hu = np.rint(change(body(1).astype(np.float64))).astype(np.int16)
     scan = scan_of(tmp_path / "scan.nii.gz", hu, ("S", "P", "L"), folder)
-    assert len(scans.seg_reference(scan, SegOptions(reference=folder)).slices) == RECIPE.shape[0]
+    assert len(saving.seg_reference(scan, SegOptions(reference=folder)).slices) == RECIPE.shape[0]
 
 
 @pytest.mark.parametrize("directions", ORDERS, ids="".join)
@@ -80,13 +80,13 @@ def test_another_body_on_the_same_grid_is_refused(tmp_path, folder, directions, 
     hu = {"patient": body(2), "mirrored": body(1)[..., ::-1], "upside down": body(1)[::-1]}[other]
     scan = scan_of(tmp_path / "scan.nii.gz", hu, directions, folder)
     with pytest.raises(InputError, match="holds other voxels"):
-        scans.seg_reference(scan, SegOptions(reference=folder))
+        saving.seg_reference(scan, SegOptions(reference=folder))
 
 
 def test_nothing_to_compare_is_no_difference(tmp_path, folder):
     air = np.full(RECIPE.shape, -1000, np.int16)
     scan = scan_of(tmp_path / "scan.nii.gz", air, ("S", "P", "L"), folder)
-    assert len(scans.seg_reference(scan, SegOptions(reference=folder)).slices) == RECIPE.shape[0]
+    assert len(saving.seg_reference(scan, SegOptions(reference=folder)).slices) == RECIPE.shape[0]
 
 
 def test_the_command_refuses_before_the_network_runs(run, tmp_path, folder, tiny_bundle):

@@ -26,7 +26,7 @@ from seg_maker import (
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 import highdicom
 
-from segmate_cli import scans
+from segmate_cli import saving, scans
 from segmate_cli.dicom.reference import Reference, SegOptions, reference_for
 from segmate_cli.dicom.seg import check_places, write_seg
 from segmate_cli.errors import GeometryError, NothingFoundError, UsageError
@@ -298,7 +298,7 @@ def test_dcmqi_reads_the_same_voxels(tmp_path, name):
     row, column = DIRECTIONS[name]
     _, labels = series_and_labels(tmp_path / "dicom", WHOLE.but(row=row, column=column))
     write(labels, tmp_path / "seg.dcm")
-    scans.save(labels, tmp_path / "labels.nii.gz")
+    saving.save(labels, tmp_path / "labels.nii.gz")
     read = read_by_dcmqi(tmp_path / "seg.dcm", tmp_path / "out", tmp_path / "labels.nii.gz")
     assert np.array_equal(read, labels.values)
 
@@ -383,7 +383,7 @@ def hu_and_geometry(volume):
 
 
 def test_a_cap_that_cannot_hold_the_seg_is_refused(predict, series, tmp_path, monkeypatch):
-    monkeypatch.setattr("segmate_cli.scans._SEG_BYTES_A_VOXEL", 10**9)
+    monkeypatch.setattr("segmate_cli.saving._SEG_BYTES_A_VOXEL", 10**9)
     outputs = ("-o", tmp_path / "seg.dcm", "--memory-cap", "9GB")
     assert_refused(predict(series, *outputs), 5, "DICOM SEG", "at least 72")
 

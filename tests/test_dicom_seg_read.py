@@ -12,7 +12,7 @@ from seg_maker import ORGANS, WHOLE, labels_on, series_and_labels, tool
 
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 
-from segmate_cli import scans
+from segmate_cli import saving, scans
 from segmate_cli.dicom.reference import SegOptions, reference_for
 from segmate_cli.dicom.seg import write_seg
 from segmate_cli.dicom.seg_read import measure_seg, open_seg, read_seg
@@ -283,7 +283,7 @@ def test_where_the_scan_ends_is_known_by_the_ct_alone(run, tmp_path):
     values[4, 0, 25] = 2  # cut by a side
     labels = Labels(values, *rest(labels))
     path = tmp_path / "seg.dcm"
-    scans.save(labels, path, seg=SegOptions(), with_sidecar=False)
+    saving.save(labels, path, seg=SegOptions(), with_sidecar=False)
     change(path, lambda seg: delattr(seg, "ReferencedSeriesSequence"))
     found = open_seg(path)
     assert (found.grid.geometry.shape[0], found.grid.ends_known) == (6, False)
@@ -313,7 +313,7 @@ def test_a_seg_of_dcmqi_is_read(tmp_path):
     import json
 
     volume, labels = series_and_labels(tmp_path / "dicom")
-    scans.save(labels_on(volume), tmp_path / "labels.nii.gz")
+    saving.save(labels_on(volume), tmp_path / "labels.nii.gz")
     code = {"CodeValue": "10200004", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Liver"}
     category = {
         "CodeValue": "123037004",

@@ -15,7 +15,7 @@ from seg_maker import ORGANS, STUDY, WHOLE, FakeClock, complaints, series_and_la
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 import highdicom
 
-from segmate_cli import scans
+from segmate_cli import saving, scans
 from segmate_cli.dicom.reference import SegOptions, reference_for
 from segmate_cli.dicom.seg import write_seg
 from segmate_cli.dicom.sr import write_sr
@@ -278,7 +278,7 @@ def test_the_command(run, tmp_path):
 def test_what_the_command_cannot_do_it_says(run, tmp_path):
     seg, _ = measured(tmp_path)
     nifti = tmp_path / "labels.nii.gz"
-    scans.save(scans.load_labels(seg), nifti)
+    saving.save(scans.load_labels(seg), nifti)
     (tmp_path / "labels.json").unlink()
     sr = ("--format", "dicom-sr", "-o", tmp_path / "sr.dcm")
     for arguments, words in (

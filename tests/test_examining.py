@@ -21,7 +21,7 @@ from test_dicom_seg_read import by_highdicom
 
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 
-from segmate_cli import scans
+from segmate_cli import saving, scans
 from segmate_cli.volume import Labels
 
 SPACING_MM = (5.0, 5.0, 5.0)
@@ -99,7 +99,7 @@ class Place:
             return without_lists(self.path(name, "rtstruct"), own / "rtss.dcm")
         suffix = ".nii.gz" if kind == "nifti" else ".dcm"
         labels = Labels(values, self._scan.geometry, ORGANS, self._scan.source, RUN)
-        return scans.save(labels, own / f"{kind}{suffix}", with_sidecar=False)
+        return saving.save(labels, own / f"{kind}{suffix}", with_sidecar=False)
 
 
 @pytest.fixture(scope="module")

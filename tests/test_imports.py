@@ -46,8 +46,8 @@ LAYERS = (
     ("dicom.check",),
     ("dicom.rtstruct", "dicom.rtstruct_read", "dicom.seg", "dicom.seg_read", "dicom.sr"),
     ("dicom.rtstruct_sheets",),
-    ("scans", "inspection"),
-    ("examining",),
+    ("scans",),
+    ("saving", "inspection", "examining"),
     (
         "every_series",
         "gate_list",

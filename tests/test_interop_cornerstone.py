@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from seg_maker import STUDY, WHOLE, labels_on, series_and_labels
 
-from segmate_cli import scans
+from segmate_cli import saving
 from segmate_cli.dicom.reference import SegOptions
 
 INTEROP = ROOT / "tests" / "interop"
@@ -29,7 +29,7 @@ def test_each_slice_shows_the_same_voxels(tmp_path, seg_type, column):
     volume, _ = series_and_labels(tmp_path / "dicom", EVEN.but(column=column))
     labels = labels_on(volume)
     seg = tmp_path / "seg.dcm"
-    scans.save(labels, seg, seg=SegOptions(seg_type=seg_type), with_sidecar=False)
+    saving.save(labels, seg, seg=SegOptions(seg_type=seg_type), with_sidecar=False)
     command = ["node", str(INTEROP / "read_seg.mjs"), str(seg), str(tmp_path / "dicom")]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     uids = volume.source.sop_instance_uids

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, needs_shared, save_nifti
 from look_maker import write_case
 
-from segmate_cli import cli, organs, scans
+from segmate_cli import cli, organs, saving, scans
 from segmate_cli.doubt.anatomy import VOLUMES
 from segmate_cli.geometry import Geometry
 from segmate_cli.look.content import Source, gather
@@ -199,7 +199,7 @@ def test_names_are_text_and_nothing_else(tmp_path):
     evil = organs.foreign_organ("<script>alert('x')</script>", 1)
     named = Labels(labels.values, labels.geometry, {**labels.organs, 1: evil}, labels.source)
     odd = tmp_path / "a<b>&c.nii.gz"
-    scans.save(named, odd, with_sidecar=False)
+    saving.save(named, odd, with_sidecar=False)
     text = render_page(gather(Source(odd)))
     parse(text)
     assert "<script" not in text
@@ -238,7 +238,7 @@ def many_organs(folder: Path) -> Path:
     save_nifti(folder / "scan.nii.gz", hu, geometry)
     table = {n: organs.foreign_organ(f"part_{n}", n) for n in range(1, 118)}
     path = folder / "labels.nii.gz"
-    scans.save(Labels(values, geometry, table), path, with_sidecar=False)
+    saving.save(Labels(values, geometry, table), path, with_sidecar=False)
     return path
 
 

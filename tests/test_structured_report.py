@@ -14,7 +14,7 @@ from seg_maker import ORGANS, WHOLE, complaints, series_and_labels, tool
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 from test_dicom_sr import items, numbers
 
-from segmate_cli import scans
+from segmate_cli import saving
 from segmate_cli.dicom.reference import SegOptions
 from segmate_cli.measurement import measure
 
@@ -23,8 +23,8 @@ from segmate_cli.measurement import measure
 def saved(tmp_path):
     """labels.nii.gz with its sidecar and seg.dcm of one run, and the scan's folder."""
     volume, labels = series_and_labels(tmp_path / "dicom")
-    scans.save(labels, tmp_path / "labels.nii.gz", seconds={})
-    scans.save(labels, tmp_path / "seg.dcm", seg=SegOptions(), with_sidecar=False)
+    saving.save(labels, tmp_path / "labels.nii.gz", seconds={})
+    saving.save(labels, tmp_path / "seg.dcm", seg=SegOptions(), with_sidecar=False)
     return volume, labels
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segmate_cli import console, scans
+from segmate_cli import console, saving
 from segmate_cli.batch import finish, inbox, output_folder, plans, records
 from segmate_cli.batch.driver import Plan, Tally
 from segmate_cli.batch.dry_run import show
@@ -57,7 +57,7 @@ def _check(args: Namespace) -> None:
         finish.check_parquet()
     for kind in ("seg", "rtstruct"):
         if kind in parse_formats(args.format):
-            scans.check_writer(kind)
+            saving.check_writer(kind)
     if "html" in parse_formats(args.format):
         from segmate_cli.look.tiles import check_libraries
 

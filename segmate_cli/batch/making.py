@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segmate_cli import __version__, files, memory, pipeline, report, scans, sidecar
+from segmate_cli import __version__, files, memory, pipeline, report, saving, scans, sidecar
 from segmate_cli.batch import records
 from segmate_cli.batch.jobs import Job
 from segmate_cli.batch.peak import peak_bytes
@@ -140,7 +140,7 @@ def _write(
 ) -> tuple[Measured, list[str]]:
     """Write all outputs; gives the measurements, and what could not be written and why."""
     counted = _Counted(labels, scan)
-    scans.save(counted, job.folder / "labels.nii.gz", overwrite=True, seconds=watch.seconds)
+    saving.save(counted, job.folder / "labels.nii.gz", overwrite=True, seconds=watch.seconds)
     measured = _measured(labels, counted.sums)
     notes: list[str] = []
     with watch.stage("write_others"):
@@ -207,11 +207,11 @@ def _write_dicom(
         series=job.case.series,
     )
     try:
-        scans.seg_reference(scan, seg, settings.memory_cap_bytes)
+        saving.seg_reference(scan, seg, settings.memory_cap_bytes)
         for kind in ("seg", "rtstruct"):
             if kind in settings.formats:
                 place = job.folder / f"{kind}.dcm"
-                scans.save(labels, place, overwrite=True, seg=seg, with_sidecar=False)
+                saving.save(labels, place, overwrite=True, seg=seg, with_sidecar=False)
         write_sr(job, settings, stats)
     except (NothingFoundError, UsageError, InputError) as error:
         return [f"not all DICOM objects were written: {error}"]
