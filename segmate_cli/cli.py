@@ -230,7 +230,9 @@ def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("predictions", help="a label map, or a folder of them")
     add.add_argument("references", help="the references; matched by file name, organs by name")
-    add.add_argument("--labels", dest="table", help="what the references' values mean; see README")
+    add.add_argument(
+        "--labels", dest="table", help="what the references' values mean; see docs/evaluate.md"
+    )
     add.add_argument("--organs", type=_words, help="only these")
     add.add_argument(
         "--count-absent",
@@ -249,7 +251,9 @@ def _compare(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("a", help="a label map, or a folder of them, such as a batch's output")
     add.add_argument("b", help="the other; in folders matched by name")
-    add.add_argument("--labels", dest="table", help="what the values of B mean; see README")
+    add.add_argument(
+        "--labels", dest="table", help="what the values of B mean; see docs/evaluate.md"
+    )
     add.add_argument("--organs", type=_words, help="only these")
     add.add_argument("--format", choices=_FORMATS)
     add.add_argument("-o", "--output", help="write to this file instead of stdout")

@@ -13,7 +13,7 @@ from segmate_cli.dicom.choice import KEYS
 from segmate_cli.dicom.scoring import CLEAR_LEAD, RULES, kernel_type
 from segmate_cli.errors import AmbiguousSeriesError, InputError, SegmateError, UsageError
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+TABLE = (Path(__file__).parent.parent / "docs" / "series.md").read_text(encoding="utf-8")
 # A hospital's usual study: every series differs from the first in one way that makes it worse.
 THIN = Recipe(
     series=1, shape=(100, 4, 4), step_mm=1.0, tags={"ConvolutionKernel": "Br40f", "Rows": 4}
@@ -160,12 +160,12 @@ def test_kernels_of_the_makers(kernel: str, description: str, kind: str) -> None
     assert kernel_type(kernel, description) == kind
 
 
-def test_the_rules_add_up_and_readme_has_them_and_the_keys(tmp_path: Path) -> None:
+def test_the_rules_add_up_and_the_page_has_them_and_the_keys(tmp_path: Path) -> None:
     assert sum(most for most, _, _ in RULES) == 100
     for most, what, _ in RULES:
-        assert f"| {what} | {most} |" in README
+        assert f"| {what} | {most} |" in TABLE
     for key in KEYS:
-        assert f"`{key}`" in README
+        assert f"`{key}`" in TABLE
     best = THIN.but(shape=(2, 4, 4), step_mm=1.0)
     assert (score(find_series(make_series(tmp_path, best).folder).series[0]).points or 0) == 80
 
