@@ -65,9 +65,16 @@ def fill(polygons: Sequence[Points], shape: tuple[int, int]) -> Mask:
     row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first, counts)
     share = (row - starts[edge, 0]) / (ends[edge, 0] - starts[edge, 0])
     crossing = starts[edge, 1] + share * (ends[edge, 1] - starts[edge, 1])
-    crossed = np.zeros((shape[0], shape[1] + 1), dtype=np.int64)
-    np.add.at(crossed, (row, np.clip(np.ceil(crossing), 0, shape[1]).astype(np.intp)), 1)
-    inside: Mask = np.cumsum(crossed, axis=1)[:, :-1] % 2 == 1
+    column = np.clip(np.ceil(crossing), 0, shape[1]).astype(np.intp)
+    inside: Mask = np.zeros(shape, dtype=np.bool_)
+    if not row.size:
+        return inside
+    # Only the box around the polygons is looked at, and whether crossings are odd.
+    top, left = int(row.min()), int(column.min())
+    crossed = np.zeros((int(row.max()) + 1 - top, int(column.max()) + 1 - left), dtype=np.uint8)
+    np.add.at(crossed, (row - top, column - left), 1)
+    odd = np.bitwise_xor.accumulate(crossed & 1, axis=1)[:, :-1]
+    inside[top : top + odd.shape[0], left : left + odd.shape[1]] = odd
     return inside
 
 

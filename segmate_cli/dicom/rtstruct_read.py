@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
@@ -26,6 +27,7 @@ from segmate_cli.organs import Organ, foreign_organ
 Points = npt.NDArray[np.float64]
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_CONTOUR_DATA = (0x3006, 0x0050)
 _BROKEN = (*MALFORMED, InvalidDicomError, BytesLengthException)
 
 
@@ -93,8 +95,8 @@ def read_rtstruct(path: Path, names: dict[int, Organ] | None = None) -> Structur
             structures = tuple(
                 Structure(
                     organ,
-                    tuple(_points(each) for each in drawn.get(number, [])),
-                    tuple(image_of(each) for each in drawn.get(number, [])),
+                    tuple(points for points, _ in drawn.get(number, [])),
+                    tuple(image_of(each) for _, each in drawn.get(number, [])),
                 )
                 for number, organ in organs.items()
             )
@@ -106,16 +108,22 @@ def read_rtstruct(path: Path, names: dict[int, Organ] | None = None) -> Structur
         ) from error
 
 
-def _contours(item: Dataset) -> list[Dataset]:
-    return [
-        each
+def _contours(item: Dataset) -> list[tuple[Points, Dataset]]:
+    """The closed contours of a region that enclose something: points (n, 3), and the items."""
+    closed = (
+        (_numbers(each), each)
         for each in item.get("ContourSequence") or []
-        if each.get("ContourGeometricType") in _CLOSED and len(each.ContourData) >= 9
-    ]
+        if each.get("ContourGeometricType") in _CLOSED
+    )
+    return [(numbers.reshape(-1, 3), each) for numbers, each in closed if numbers.size >= 9]
 
 
-def _points(contour: Dataset) -> Points:
-    return np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+def _numbers(contour: Dataset) -> Points:
+    """The coordinates as they stand in the file: an object for each takes ten times as long."""
+    stored = contour.get_item(_CONTOUR_DATA)
+    if isinstance(stored, RawDataElement) and stored.value:
+        return np.array(stored.value.rstrip(b" \0").split(b"\\"), dtype=np.float64)
+    return np.array(contour.get("ContourData") or [], dtype=np.float64)
 
 
 def _organs(found: Dataset) -> dict[int, Organ]:
