@@ -1,19 +1,20 @@
 """Evidence about the network's scores, gathered slice by slice: doubt, overlap, partial volume.
 
 What it keeps is a few sums by organ and the last two slices. Doubt is looked for in every second
-row, which is enough for a mean and takes half the time.
+row, which is enough for a mean and takes half the time. It is looked at while the network runs, on
+the same processors, so what is picked out is what counts: of a slice, outlines and ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.masks import IndexArray, nonzero
+from segmate_cli.masks import IndexArray
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -44,16 +45,33 @@ class OrganScores:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
-    """One of the model's slices, and how much of the scan it stands for."""
+class SeenSlice:
+    """One of the model's slices, and what its own scores say.
+
+    Attributes:
+        labels: (rows, columns), as decided from the logits.
+        logits: (channels, rows, columns).
+        extent_mm: How much of the scan it stands for.
+        sums: (7, organs); see ``_ROWS``.
+    """
 
     labels: Uint8Array
     logits: Float32Array
     extent_mm: float
+    sums: FloatArray
+
+
+# Of each organ in mm3: its voxels; then, in the rows looked at, its mask, doubt inside and outside
+# of that, overlap. The last two: entropy in bits along its outline, and of how many pixels.
+_ROWS = ("counted", "mask", "inside", "outside", "overlap", "bits", "outline")
+_COUNTED, _MASK, _INSIDE, _OUTSIDE, _OVERLAP, _BITS, _OUTLINE = range(len(_ROWS))
 
 
 class ScoreWatcher:
-    """Gathers OrganScores as the model's slices go by, each next to the one before.
+    """Gathers OrganScores from the model's slices.
+
+    ``look`` may be called by several threads at once, on any slice; ``add`` by one, on each slice
+    next to the one before.
 
     Args:
         channels: Channel of each organ, by label value from 1 on.
@@ -69,143 +87,174 @@ class ScoreWatcher:
     ) -> None:
         self._channels = np.asarray(channels, np.intp)
         self._thresholds = np.asarray(thresholds, np.float32)
-        self._slices_mm, self._rows_mm, self._columns_mm = extents_mm
-        self._recent: tuple[_Slice | None, _Slice | None] = (None, None)
-        count = len(channels)
-        # Of each organ, in mm3: by count of voxels, and what its ends along the body add to that.
-        self._counted, self._ends = np.zeros((2, count))
-        # The same in the rows looked at: mask, doubt inside and outside, overlap.
-        self._mask, self._inside, self._outside, self._overlap = np.zeros((4, count))
-        self._bits, self._outline = np.zeros((2, count))
+        self._slices_mm, rows_mm, columns_mm = extents_mm
+        area_mm2 = rows_mm[:, None] * columns_mm
+        self._area_mm2 = area_mm2.reshape(-1)
+        self._few_mm2 = area_mm2[::_ROW_STEP].reshape(-1)
+        self._recent: tuple[SeenSlice | None, SeenSlice | None] = (None, None)
+        self._seen = np.zeros((len(_ROWS), len(channels)))
+        # In mm3, what each organ's ends along the body add to the count of its voxels.
+        self._ends = np.zeros(len(channels))
 
-    def add(self, number: int, labels: Uint8Array, logits: Float32Array) -> None:
-        """Look at the next of the model's slices.
+    def look(self, number: int, labels: Uint8Array, logits: Float32Array) -> SeenSlice:
+        """What there is to see in a slice by itself.
 
         Args:
             number: Along the model's slice axis.
             labels: (rows, columns), as decided from the logits.
             logits: (channels, rows, columns).
         """
-        slice_mm = float(self._slices_mm[number])
-        rows, columns = nonzero(labels)
-        area_mm2 = self._rows_mm[rows] * self._columns_mm[columns]
-        self._counted += self._sums(labels[rows, columns] - 1, area_mm2) * slice_mm
+        sums = np.zeros_like(self._seen)
+        sums[_COUNTED] = self._areas(labels, self._area_mm2)
         few = labels[::_ROW_STEP]
-        self._doubt(few, logits[:, ::_ROW_STEP], slice_mm)
-        self._move_on(_Slice(labels, logits, slice_mm))
+        sums[_MASK] = self._areas(few, self._few_mm2)
+        self._doubt(few, logits[:, ::_ROW_STEP], sums)
+        slice_mm = float(self._slices_mm[number])
+        sums[: _OVERLAP + 1] *= slice_mm
+        return SeenSlice(labels, logits, slice_mm, sums)
 
-    def _move_on(self, following: _Slice | None) -> None:
+    def add(self, seen: SeenSlice) -> None:
+        """Take down the next of the model's slices."""
+        self._seen += seen.sums
+        self._move_on(seen)
+
+    def _move_on(self, following: SeenSlice | None) -> None:
         below, here = self._recent
         if here is not None:
             self._ends_in(below, here, following)
         self._recent = (here, following)
 
+    def _areas(self, labels: Uint8Array, area_mm2: FloatArray) -> FloatArray:
+        flat = labels.reshape(-1)
+        # Of a comparison, for NumPy finds what is true nine times as fast as what is not 0.
+        pixel = np.flatnonzero(flat != 0)
+        return self._sums(flat[pixel] - 1, area_mm2[pixel])
+
     def _sums(self, organs: npt.NDArray[Any], weights: FloatArray) -> FloatArray:
         sums = np.bincount(organs.astype(np.intp), weights, self._channels.size)
         return np.asarray(sums, np.float64)
 
-    def _doubt(self, labels: Uint8Array, logits: Float32Array, slice_mm: float) -> None:
+    def _doubt(self, labels: Uint8Array, logits: Float32Array, sums: FloatArray) -> None:
         """Where probabilities are neither near 0 nor near 1, and where two organs pass."""
-        flat = labels.reshape(-1)
-        scores = logits[self._channels].reshape(self._channels.size, -1)
-        some = np.flatnonzero(scores > -_DOUBT_LOGIT)
-        if not some.size:
+        organ, pixel, logit = self._unsure(labels, logits)
+        if not organ.size:
             return
-        organ, pixel = np.divmod(some, flat.size)
-        logit = scores.reshape(-1)[some]
-        winner = flat[pixel].astype(np.intp) - 1
+        winner = labels.reshape(-1)[pixel].astype(np.intp) - 1
         own = winner == organ
-        rows, columns = np.divmod(pixel, labels.shape[1])
-        weights = self._rows_mm[::_ROW_STEP][rows] * self._columns_mm[columns] * slice_mm
+        weights = self._few_mm2[pixel]
         part = 1.0 / (1.0 + np.exp(-logit.astype(np.float64)))
         part[logit > _DOUBT_LOGIT] = 1.0
-        self._mask += self._sums(organ[own], weights[own])
-        self._inside += self._sums(organ[own], ((1.0 - part) * weights)[own])
-        self._outside += self._sums(organ[~own], (part * weights)[~own])
+        sums[_INSIDE] = self._sums(organ[own], ((1.0 - part) * weights)[own])
+        sums[_OUTSIDE] = self._sums(organ[~own], (part * weights)[~own])
         lost = ~own & (winner >= 0) & (logit > self._thresholds[organ])
-        self._overlap += self._sums(winner[lost], weights[lost])
-        self._outlines(flat, scores, labels.shape[1])
+        sums[_OVERLAP] = self._sums(winner[lost], weights[lost])
+        self._outlines(labels, logits, sums)
 
-    def _outlines(self, flat: Uint8Array, scores: Float32Array, width: int) -> None:
+    def _unsure(
+        self, labels: Uint8Array, logits: Float32Array
+    ) -> tuple[IndexArray, IndexArray, Float32Array]:
+        """(organ, pixel, logit) where an organ is likely, but for where it is sure and has won."""
+        organs, pixels, found = [], [], []
+        for organ, channel in enumerate(self._channels):
+            scores = logits[channel]
+            likely = scores > -_DOUBT_LOGIT
+            if not likely.any():  # most slices hold few organs
+                continue
+            likely &= (scores <= _DOUBT_LOGIT) | (labels != organ + 1)
+            pixel = np.flatnonzero(likely)
+            organs.append(np.full(pixel.size, organ, np.intp))
+            pixels.append(pixel)
+            found.append(scores[likely])
+        if not organs:
+            return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0, np.float32)
+        return np.concatenate(organs), np.concatenate(pixels), np.concatenate(found)
+
+    def _outlines(self, labels: Uint8Array, logits: Float32Array, sums: FloatArray) -> None:
         """Entropy of an organ on both sides of its outline, along rows."""
-        at = np.flatnonzero(flat[1:] != flat[:-1])
-        at = at[(at + 1) % width > 0]
-        for here, there in ((at, at + 1), (at + 1, at)):
-            organ = flat[here].astype(np.intp) - 1
+        row, left = np.divmod(np.flatnonzero(labels[:, 1:] != labels[:, :-1]), labels.shape[1] - 1)
+        for here in (left, left + 1):
+            organ = labels[row, here].astype(np.intp) - 1
             inside = np.flatnonzero(organ >= 0)
             organ = organ[inside]
-            for pixel in (here[inside], there[inside]):
-                size = np.abs(scores[organ, pixel]).astype(np.float64)
-                likely = 1.0 / (1.0 + np.exp(-size))
-                # Of a logit s: log2(1 + exp(-s)) and the same plus s, weighed by their chances.
-                bits = -np.log2(likely) + (1.0 - likely) * size / np.log(2.0)
-                self._bits += self._sums(organ, bits)
-                self._outline += np.bincount(organ, minlength=self._channels.size)
+            # Both pixels of the pair, the organ's own and the one beyond its outline.
+            columns = np.stack([left[inside], left[inside] + 1])
+            size = np.abs(logits[self._channels[organ], row[inside], columns]).astype(np.float64)
+            likely = 1.0 / (1.0 + np.exp(-size))
+            # Of a logit s: log2(1 + exp(-s)) and the same plus s, weighed by their chances.
+            bits = -np.log2(likely) + (1.0 - likely) * size / np.log(2.0)
+            sums[_BITS] += self._sums(organ, bits.sum(axis=0))
+            sums[_OUTLINE] += 2 * np.bincount(organ, minlength=self._channels.size)
 
-    def _ends_in(self, below: _Slice | None, here: _Slice, above: _Slice | None) -> None:
+    def _ends_in(self, below: SeenSlice | None, here: SeenSlice, above: SeenSlice | None) -> None:
         """Where organs end above or below a slice: how far its voxels are inside by the scores.
 
         Only there: elsewhere counting errs as often up as down, along outlines of many pixels.
         """
         organ, rival, pixel, inside = _end_pixels(below, here, above)
         part = self._part(organ, rival, pixel, (below or here, here, above or here))
-        row, column = np.divmod(pixel, here.labels.shape[1])
-        weights = self._rows_mm[row] * self._columns_mm[column] * here.extent_mm
-        self._ends += self._sums(organ, (part - inside) * weights)
+        self._ends += self._sums(organ, (part - inside) * self._area_mm2[pixel] * here.extent_mm)
 
     def _part(
         self,
         organ: IndexArray,
         rival: IndexArray,
         pixel: IndexArray,
-        slices: tuple[_Slice, _Slice, _Slice],
+        slices: tuple[SeenSlice, SeenSlice, SeenSlice],
     ) -> FloatArray:
         """Part of voxels on an organ's side of the level where its score equals its rival's."""
         below, here, above = slices
         height, width = here.labels.shape
-        over = self._over(here, organ, rival, pixel)
-        rise = self._over(above, organ, rival, pixel) - self._over(below, organ, rival, pixel)
+        row, column = np.divmod(pixel, width)
+        over = self._over_all(organ, rival)
+        rise = over(above.logits, row, column) - over(below.logits, row, column)
         steps = 2 - (below is here) - (above is here)
         slope = np.square(rise / max(steps, 1))
-        row, column = np.divmod(pixel, width)
-        for along, count, stride in ((row, height, width), (column, width, 1)):
-            on, back = (along < count - 1).astype(np.intp), (along > 0).astype(np.intp)
-            rise = self._over(here, organ, rival, pixel + on * stride)
-            rise -= self._over(here, organ, rival, pixel - back * stride)
-            slope += np.square(rise / np.maximum(on + back, 1))
-        part: FloatArray = np.clip(0.5 + over / np.maximum(np.sqrt(slope), 1e-6), 0.0, 1.0)
+        up, down = np.minimum(row + 1, height - 1), np.maximum(row - 1, 0)
+        rise = over(here.logits, up, column) - over(here.logits, down, column)
+        slope += np.square(rise / np.maximum(up - down, 1))
+        right, left = np.minimum(column + 1, width - 1), np.maximum(column - 1, 0)
+        rise = over(here.logits, row, right) - over(here.logits, row, left)
+        slope += np.square(rise / np.maximum(right - left, 1))
+        margin = over(here.logits, row, column)
+        part: FloatArray = np.clip(0.5 + margin / np.maximum(np.sqrt(slope), 1e-6), 0.0, 1.0)
         return part
 
-    def _over(
-        self, plane: _Slice, organ: IndexArray, rival: IndexArray, pixel: IndexArray
-    ) -> FloatArray:
-        """How far an organ's logit lies over its threshold and over its rival's logit."""
-        row, column = np.divmod(pixel, plane.labels.shape[1])
-        own = plane.logits[self._channels[organ], row, column].astype(np.float64)
-        over: FloatArray = own - self._thresholds[organ]
+    def _over_all(
+        self, organ: IndexArray, rival: IndexArray
+    ) -> Callable[[Float32Array, IndexArray, IndexArray], FloatArray]:
+        """How far organs' logits lie over their thresholds and rivals' logits, at given pixels."""
+        channel, threshold = self._channels[organ], self._thresholds[organ]
         met = np.flatnonzero(rival >= 0)
-        if met.size:
-            rivals = plane.logits[self._channels[rival[met]], row[met], column[met]]
-            over[met] = np.minimum(over[met], own[met] - rivals)
+        rivals = self._channels[rival[met]]
+
+        def over(logits: Float32Array, row: IndexArray, column: IndexArray) -> FloatArray:
+            own = logits[channel, row, column].astype(np.float64)
+            found: FloatArray = own - threshold
+            if met.size:
+                theirs = logits[rivals, row[met], column[met]]
+                found[met] = np.minimum(found[met], own[met] - theirs)
+            return found
+
         return over
 
     def evidence(self) -> tuple[OrganScores, ...]:
         """What has been seen, by label value from 1 on; no slice can follow."""
         self._move_on(None)
-        expected = self._mask - self._inside
-        both = self._mask + expected + self._outside
+        counted, mask, inside, outside, overlap, bits, outline = self._seen
+        expected = mask - inside
+        both = mask + expected + outside
         found = zip(
-            np.maximum(0.0, self._counted + self._ends) / 1000.0,
+            np.maximum(0.0, counted + self._ends) / 1000.0,
             np.divide(2 * expected, both, out=np.zeros_like(both), where=both > 0),
-            self._bits / np.maximum(self._outline, 1),
-            self._overlap / np.maximum(self._mask, 1e-9),
+            bits / np.maximum(outline, 1),
+            overlap / np.maximum(mask, 1e-9),
             strict=True,
         )
         return tuple(OrganScores(*map(float, each)) for each in found)
 
 
 def _end_pixels(
-    below: _Slice | None, here: _Slice, above: _Slice | None
+    below: SeenSlice | None, here: SeenSlice, above: SeenSlice | None
 ) -> tuple[IndexArray, IndexArray, IndexArray, npt.NDArray[np.bool_]]:
     """(organ, rival, pixel, whether labelled so) where a slice differs from one beside it.
 
