@@ -16,8 +16,11 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from benchmarks.gpu_meter import driver
 from benchmarks.processes import run as run_measured
 from segmate_cli.bundle import Bundle, open_bundle
 from segmate_cli.files import sha256_of_file
+
+Labels = npt.NDArray[np.uint8]
 
 ROOT = Path(__file__).parent.parent
 PAPER_SIDE = 512
@@ -40,6 +45,26 @@ _PAPER_SCAN = ((128, 128, 24), (6.0, 6.0, 12.0))
 _LONG_SCAN = ((128, 128, 100), (3.2, 3.2, 5.0))
 
 
+Row = dict[str, Any]
+
+
+@dataclass
+class Report:
+    """Rows, printed and saved as they come: a machine may be lent for less than all of them."""
+
+    out: Path | None
+    rows: dict[str, Row] = field(default_factory=dict)
+    start_s: float = field(default_factory=time.perf_counter)
+
+    def add(self, name: str, row: Row) -> Row:
+        """Take down a row."""
+        self.rows[name] = row
+        if self.out:
+            self.out.write_text(json.dumps(self.rows, indent=1))
+        print(f"{time.perf_counter() - self.start_s:5.0f} s  {name}: {_short(row)}", flush=True)
+        return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -50,52 +75,59 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=PAPER_SIDE, help="pixels of the sweep's slices")
     parser.add_argument("--batches", default="1,2,4,8,16")
     parser.add_argument("--cap", default=f"{PAPER_MB}MB", help="for --gpu-memory-cap")
-    parser.add_argument("-o", "--out", type=Path, help="write the figures here, as JSON")
+    parser.add_argument(
+        "--step-s", type=float, default=60.0, help="the most that one step may take"
+    )
+    parser.add_argument("-o", "--out", type=Path, help="write the rows here, as JSON")
     args = parser.parse_args()
     if args.device == "cuda" and driver() is None:
         sys.exit("No GPU: NVIDIA's driver finds none here, so nothing was measured.")
-    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure(args, Path(temporary))
-    found["all_s"] = time.perf_counter() - start
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1))
-    print(text(found))
+        measure(args, Path(temporary), Report(args.out))
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All figures, in the order in which they are wanted most; a step that fails says so."""
+def measure(args: argparse.Namespace, folder: Path, report: Report) -> None:
+    """All rows, those first that are wanted most; a step that fails, or takes long, says so."""
     with ThreadPoolExecutor(2) as pool:
-        scans = [
+        paper, long = (
             pool.submit(make_scan, folder / f"{name}.nii.gz", *scan, args.slices)
             for name, scan in (("paper", _PAPER_SCAN), ("long", _LONG_SCAN))
-        ]
+        )
         engines = tuple(args.engines.split(","))
-        bundle = make_bundle(folder / "bundle", engines)
-        paper, long = (each.result() for each in scans)
-    said("bundle and scans are made")
-    found: dict[str, Any] = {"device": args.device, "sweeps": {}, "predict": {}, "parity": {}}
-    labels = {}
-    found["predict"]["cpu"], labels["cpu"] = predict(bundle, "onnx", "cpu", paper)
-    for engine in engines:
-        # Fewest bytes first: what is asked for most is measured even if time then runs out.
-        capped, _ = predict(bundle, engine, args.device, paper, "--gpu-memory-cap", args.cap)
-        one, labels[engine] = predict(bundle, engine, args.device, paper, "--batch-size", "1")
-        found["predict"] |= {f"{engine} under {args.cap}": capped, f"{engine} batch 1": one}
-        command = ["sweep", str(bundle), engine, args.device, str(args.side)]
-        found["sweeps"][engine] = probe([*command, args.batches])
-        few = args.batches.split(",")[:: max(1, args.batches.count(","))]
-        found["sweeps"][f"{engine} tf32"] = probe([*command, ",".join(few), "tf32"])
-        said(f"{engine} is measured")
-    for engine in engines:
-        found["parity"][engine] = difference(labels["cpu"], labels[engine])
-    for device in dict.fromkeys((args.device, "cpu")):
-        for engine in engines if device != "cpu" else ("onnx",):
-            name = f"{engine} on {device}, the long scan"
-            found["predict"][name] = whole(bundle, engine, device, long)
-    two, _ = predict(bundle, engines[0], args.device, long, calls=2)
-    found["predict"][f"{engines[0]}, the long scan, two calls at once"] = two
-    return found
+        bundles = {}
+        for engine in engines:
+            bundles[engine] = make_bundle(folder / f"bundle_{engine}", engine)
+            report.add(f"{engine}, written", {})
+            command = ["sweep", str(bundles[engine]), engine, args.device, str(args.side)]
+            few = args.batches.split(",")[:: max(1, args.batches.count(","))]
+            for batches, *how in ((args.batches,), (",".join(few), "tf32")):
+                name = " ".join([engine, *how])
+                for row in probe([*command, batches, *how], args.step_s):
+                    report.add(f"{name}, {row.pop('row', 'sweep')}", row)
+        _parity(args, bundles, paper.result(), report)
+        _long(args, bundles, long.result(), report)
+
+
+def _parity(args: argparse.Namespace, bundles: dict[str, Path], scan: Path, report: Report) -> None:
+    """``segmate predict`` of slices that the network sees as 512 x 512, and its labels."""
+    first = next(iter(bundles.values()))
+    row, wanted = predict(args, first, "onnx", "cpu", scan)
+    report.add("predict on the CPU", row)
+    for engine, bundle in bundles.items():
+        for options in (("--gpu-memory-cap", args.cap), ("--batch-size", "1")):
+            row, labels = predict(args, bundle, engine, args.device, scan, *options)
+            report.add(f"predict, {engine} {' '.join(options)}", row)
+        report.add(f"labels, {engine} and CPU", difference(wanted, labels))
+
+
+def _long(args: argparse.Namespace, bundles: dict[str, Path], scan: Path, report: Report) -> None:
+    """The scan of README's table: the command as it is, and with two calls at once."""
+    first, bundle = next(iter(bundles.items()))
+    for engine in bundles:
+        report.add(f"long scan, {engine}", whole(args, bundles[engine], engine, args.device, scan))
+    report.add("long scan, CPU", whole(args, bundle, "onnx", "cpu", scan))
+    row, _ = predict(args, bundle, first, args.device, scan, calls=2)
+    report.add(f"long scan, {first}, two calls at once", row)
 
 
 def make_scan(
@@ -124,8 +156,8 @@ def make_scan(
     return path
 
 
-def make_bundle(folder: Path, engines: tuple[str, ...]) -> Path:
-    """The default bundle with its network in the torch forms, too."""
+def make_bundle(folder: Path, engine: str) -> Path:
+    """The default bundle, with its network in a torch form, too."""
     source = open_bundle()
     folder.mkdir()
     onnx = source.network_file("onnx")
@@ -133,16 +165,16 @@ def make_bundle(folder: Path, engines: tuple[str, ...]) -> Path:
         sys.exit("the default bundle has no ONNX network.")
     (folder / onnx.file).write_bytes(source.read_network(onnx))
     files = [onnx.model_dump(mode="json")]
-    if set(engines) - {"onnx"}:
-        files += torch_files(source, folder / onnx.file, engines)
+    if engine != "onnx":
+        files.append(torch_file(source, folder / onnx.file, engine))
     manifest = source.manifest.model_dump(mode="json")
     manifest["network"]["files"] = files
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
-def torch_files(source: Bundle, onnx: Path, engines: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The network of a bundle's ONNX file, written for PyTorch and proved."""
+def torch_file(source: Bundle, onnx: Path, engine: Any) -> Row:
+    """The network of a bundle's ONNX file, written for PyTorch and proved; its manifest entry."""
     from segmate_cli.export import FILE_NAMES, Source, export_and_prove
     from segmate_cli.network import NetworkConfig, build_network, fill_network
     from training.from_bundle import exported_tensors
@@ -159,36 +191,48 @@ def torch_files(source: Bundle, onnx: Path, engines: tuple[str, ...]) -> list[di
     network = build_network(config)
     fill_network(network, dict(exported_tensors(onnx)), str(onnx))
     exported = Source(network.eval(), preprocessing.window, multiple=preprocessing.padding.multiple)
-    files = []
-    for engine in ("torchscript", "pt2"):
-        if engine in engines:
-            path = onnx.with_name(FILE_NAMES[engine])
-            parity = export_and_prove(exported, engine, path, "fp32")
-            record = {"engine": engine, "file": path.name, "sha256": sha256_of_file(path)}
-            files.append({**record, "precision": "fp32", "parity": float(f"{parity:.3g}")})
-    return files
+    path = onnx.with_name(FILE_NAMES[engine])
+    parity = export_and_prove(exported, engine, path, "fp32")
+    record = {"engine": engine, "file": path.name, "sha256": sha256_of_file(path)}
+    return {**record, "precision": "fp32", "parity": float(f"{parity:.3g}")}
 
 
-def probe(arguments: list[str]) -> dict[str, Any]:
-    """Figures of ``benchmarks.gpu_probe``, or why there are none."""
+def probe(arguments: list[str], limit_s: float) -> Iterator[Row]:
+    """Rows of ``benchmarks.gpu_probe`` as they come, and at the end why no more did."""
     command = [sys.executable, "-m", "benchmarks.gpu_probe", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        return {"failed": (done.stderr.strip() or done.stdout.strip())[-600:]}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found if found.get("code", 0) == 0 else {"failed": done.stderr.strip()[-600:], **found}
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT
+        )
+        clock = threading.Timer(limit_s, process.kill)
+        clock.start()
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                yield json.loads(line)
+        code = process.wait()
+        clock.cancel()
+        if code:
+            said.seek(0)
+            yield {"failed": f"code {code}: {said.read().strip()[-600:]}"}
 
 
 def predict(
-    bundle: Path, engine: str, device: str, scan: Path, *options: str, calls: int = 1
-) -> tuple[dict[str, Any], npt.NDArray[np.uint8] | None]:
+    args: argparse.Namespace,
+    bundle: Path,
+    engine: str,
+    device: str,
+    scan: Path,
+    *options: str,
+    calls: int = 1,
+) -> tuple[Row, Labels | None]:
     """``segmate predict`` with the GPU's memory measured; its figures and its labels."""
     import nibabel
 
-    out = bundle.with_name(f"{engine}_{device}_{len(options)}_{scan.name}")
+    out = bundle / f"{device}_{len(options)}_{scan.name}"
     command = ["predict", str(calls), str(scan), "-o", str(out), "--model", str(bundle)]
-    found = probe([*command, "--engine", engine, "--device", device, "--overwrite", *options])
-    if "failed" in found:
+    command += ["--engine", engine, "--device", device, "--overwrite", *options]
+    found = list(probe(command, args.step_s))[-1]
+    if "failed" in found or found["code"]:
         return found, None
     sidecar = json.loads(Path(str(out).replace(".nii.gz", ".json")).read_text())
     found |= {"engine": sidecar["engine_description"], "seconds": sidecar["seconds"]}
@@ -196,10 +240,20 @@ def predict(
     return found, np.asarray(nibabel.load(out).dataobj).astype(np.uint8)
 
 
-def whole(bundle: Path, engine: str, device: str, scan: Path) -> dict[str, Any]:
+def whole(args: argparse.Namespace, bundle: Path, engine: str, device: str, scan: Path) -> Row:
     """The command as users give it, timed from outside."""
-    out = bundle.with_name(f"whole_{engine}_{device}.nii.gz")
-    command = [sys.executable, "-m", "segmate_cli", "predict", str(scan), "-o", str(out)]
+    out = bundle / f"whole_{device}.nii.gz"
+    command = [
+        "timeout",
+        str(args.step_s),
+        sys.executable,
+        "-m",
+        "segmate_cli",
+        "predict",
+        str(scan),
+        "-o",
+        str(out),
+    ]
     command += ["--model", str(bundle), "--engine", engine, "--device", device, "--overwrite"]
     try:
         cost = run_measured([*command, "--no-gate-exit", "--progress", "json"])
@@ -210,52 +264,25 @@ def whole(bundle: Path, engine: str, device: str, scan: Path) -> dict[str, Any]:
     return {**found, "peak_rss_mb": cost.peak_mb, "seconds": sidecar["seconds"]}
 
 
-def difference(
-    ours: npt.NDArray[np.uint8] | None, theirs: npt.NDArray[np.uint8] | None
-) -> dict[str, float] | None:
+def difference(ours: Labels | None, theirs: Labels | None) -> Row:
     """Voxels with another label, as a share of all and of those that either labels."""
     if ours is None or theirs is None:
-        return None
+        return {"failed": "one of them is missing"}
     differ = int(np.count_nonzero(ours != theirs))
     labelled = int(np.count_nonzero((ours > 0) | (theirs > 0)))
     shares = {"of_all": differ / ours.size, "of_labelled": differ / max(labelled, 1)}
     return {"voxels": differ, "labelled": labelled, **shares}
 
 
-def said(words: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
-
-
-def text(found: dict[str, Any]) -> str:
-    """The figures as tables."""
-    lines = [
-        "| engine | batch | slices/s | left on the GPU | GPU MB | torch reserved, allocated MB |"
-    ]
-    lines.append("| --- " * 6 + "|")
-    for name, sweep in found["sweeps"].items():
-        for batch, row in sweep.get("batches", {}).items():
-            torch = [row.get(f"torch_{each}_mb") for each in ("reserved", "allocated")]
-            cells = [row["slices_per_s"], row["on_device_slices_per_s"], row["peak_gpu_mb"], *torch]
-            shown = ["-" if cell is None else f"{cell:.0f}" for cell in cells]
-            shown[-2:] = [", ".join(shown[-2:])]
-            lines.append(f"| {name} | {batch} | {' | '.join(shown)} |")
-        if "failed" in sweep:
-            lines.append(f"{name}: {sweep['failed']}")
-    lines += ["", "predict:"]
-    lines += [f"  {name}: {_short(row)}" for name, row in found["predict"].items()]
-    lines += ["", "voxels with another label than on the CPU:"]
-    lines += [f"  {name}: {row}" for name, row in found["parity"].items()]
-    return "\n".join([*lines, "", f"{found['all_s']:.0f} s in all."])
-
-
-def _short(row: dict[str, Any]) -> str:
+def _short(row: Row) -> str:
     """One line of figures; stages under a hundredth of a second are left out."""
-    kept = {name: value for name, value in row.items() if name != "seconds"}
+    kept = {name: value for name, value in row.items() if name != "seconds" and value is not None}
     rounded = {
-        name: round(value, 2) if isinstance(value, float) else value for name, value in kept.items()
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in kept.items()
     }
     stages = {name: s for name, s in row.get("seconds", {}).items() if s >= 0.01}
-    return f"{rounded} {stages}"
+    return " ".join(f"{name}={value}" for name, value in {**rounded, **stages}.items())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One engine on a GPU in a process of its own, for ``benchmarks.gpu``; the last line is JSON.
+"""One engine on a GPU in a process of its own, for ``benchmarks.gpu``; a line of JSON a row.
 
 python -m benchmarks.gpu_probe sweep BUNDLE ENGINE DEVICE SIDE BATCHES [tf32]
 python -m benchmarks.gpu_probe predict CALLS-AT-ONCE OPTIONS-OF-SEGMATE-PREDICT...
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,12 @@ _MEASURED_S = 0.25
 def main() -> None:
     kind, *rest = sys.argv[1:]
     with Meter() as meter:
-        found = sweep(meter, *rest) if kind == "sweep" else predict(meter, *rest)
-        found["context_mb"] = meter.context_bytes / 1e6
-        found["peak_gpu_mb"] = meter.peak_mb
-    print(json.dumps(found))
+        for name, row in sweep(meter, *rest) if kind == "sweep" else predict(meter, *rest):
+            beside = {"context_mb": meter.context_bytes / 1e6, "peak_gpu_mb": meter.peak_mb}
+            print(json.dumps({"row": name, **row, **beside, **_torch()}), flush=True)
 
 
-def predict(meter: Meter, calls: str, *options: str) -> dict[str, Any]:
+def predict(meter: Meter, calls: str, *options: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """``segmate predict`` in this process, its batch in so many calls of the engine at once."""
     from segmate_cli import cli, engines, memory
 
@@ -39,13 +38,13 @@ def predict(meter: Meter, calls: str, *options: str) -> dict[str, Any]:
     start = time.perf_counter()
     code = cli.main(["predict", *options, "--quiet", "--no-gate-exit"])
     wall_s = time.perf_counter() - start
-    return {"code": code, "wall_s": wall_s, "peak_rss_mb": memory.peak_bytes() / 1e6, **_torch()}
+    yield "run", {"code": code, "wall_s": wall_s, "peak_rss_mb": memory.peak_bytes() / 1e6}
 
 
 def sweep(
     meter: Meter, folder: str, engine: str, device: str, side: str, batches: str, *how: str
-) -> dict[str, Any]:
-    """Slices a second and peak memory, batch by batch, the smallest first."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Slices a second, batch by batch, the smallest first: so each row's peak is its own."""
     from segmate_cli import gpu
     from segmate_cli.bundle import open_bundle
     from segmate_cli.engines import load_model
@@ -54,9 +53,7 @@ def sweep(
         _allow_tf32(gpu)
     start = time.perf_counter()
     model = load_model(open_bundle(folder), engine=engine, device=device)  # type: ignore[arg-type]
-    found: dict[str, Any] = {"load_s": time.perf_counter() - start, "batches": {}}
-    found["runner"] = model.runner.description
-    found["loaded_mb"] = meter.peak_mb
+    yield "loaded", {"load_s": time.perf_counter() - start, "runner": model.runner.description}
     channels = len(model.manifest.preprocessing.neighbours_mm)
     rng = np.random.default_rng(0)
     for batch in map(int, batches.split(",")):
@@ -66,13 +63,14 @@ def sweep(
             model.runner.run(stack, None)
 
         inner = _inside(model.runner, stack)
-        found["batches"][batch] = {
-            "slices_per_s": batch / _seconds(whole),
-            "on_device_slices_per_s": batch / _seconds(inner) if inner else None,
-            "peak_gpu_mb": meter.peak_mb,
-            **_torch(),
-        }
-    return found
+        whole_s, inner_s = _seconds(whole), _seconds(inner) if inner else None
+        yield (
+            f"batch {batch}",
+            {
+                "slices_per_s": batch / whole_s,
+                "left_on_gpu_slices_per_s": batch / inner_s if inner_s else None,
+            },
+        )
 
 
 def _seconds(call: Callable[[], None]) -> float:

@@ -440,7 +440,7 @@ def _load_torch(job: _Job) -> Runner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated but still what users have
             if job.engine == "torchscript":
-                call = torch.jit.load(data, map_location=job.device).eval()
+                call = _unoptimised(torch, torch.jit.load(data, map_location=job.device).eval())
             else:
                 call = torch.export.load(data).module().to(job.device)
     except (RuntimeError, ValueError, OSError, KeyError, EOFError) as error:
@@ -451,6 +451,20 @@ def _load_torch(job: _Job) -> Runner:
     return _TorchRunner(
         call, torch, job.device, f"{job.engine}, torch {torch.__version__} on {where}"
     )
+
+
+def _unoptimised(torch: Any, module: Any) -> Callable[..., Any]:
+    """A TorchScript module without PyTorch's own compiler.
+
+    That watches the first runs of each shape and then compiles kernels for it, which takes longer
+    than a scan does.
+    """
+
+    def call(*inputs: Any) -> Any:
+        with torch.jit.optimized_execution(False):
+            return module(*inputs)
+
+    return call
 
 
 def _wants_position(manifest: Manifest) -> bool:

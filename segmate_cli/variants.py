@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.bundle import Manifest
-from segmate_cli.doubt.case import ScoreEvidence
 from segmate_cli.doubt.score_evidence import OrganScores
 from segmate_cli.planes import PackedPlanes
+
+if TYPE_CHECKING:
+    from segmate_cli.doubt.case import ScoreEvidence
 
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
@@ -113,6 +115,8 @@ def score_evidence(
         overlaps: Of the variants; none without ``--uncertainty``.
         volume_ml: By label value from 0 on.
     """
+    from segmate_cli.doubt.case import ScoreEvidence
+
     found = {}
     for value, (key, seen) in enumerate(zip(keys, scores, strict=True), 1):
         agreement, interval_ml = None, None
