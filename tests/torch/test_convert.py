@@ -22,6 +22,7 @@ from upstream import (
 from segmate_cli import export
 from segmate_cli.bundle import Bundle, Window, open_bundle
 from segmate_cli.convert import PUBLISHED_ORGANS, convert_checkpoint
+from segmate_cli.engines import load_model
 from segmate_cli.errors import ManifestError, ModelError, OutputError, OutputExistsError, UsageError
 from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint
 
@@ -84,6 +85,23 @@ def test_the_starter_is_what_its_recipe_makes_of_it(tmp_path):
     with torch.no_grad():
         wanted = network(torch.from_numpy(slices)).logits.numpy()
     assert relative(run(bundle, "onnx", hu, None), wanted) < 1e-3
+
+
+def test_padding_of_whole_slices_makes_a_torch_export_file_that_loads(tmp_path):
+    # TensorFlow's padding as arithmetic on sizes made a file that took minutes to load.
+    torch.manual_seed(0)
+    encoder = "tf_mobilenetv3_small_minimal_100"
+    network = build_network(NetworkConfig(encoder, 11, boundary=False, presence=False))
+    torch.save(network.state_dict(), tmp_path / "padded.pth")
+    out = convert_checkpoint(
+        tmp_path / "padded.pth", tmp_path / "out", to=("pt2",), recipe=RECIPE, encoder=encoder
+    )
+    model = load_model(open_bundle(out), engine="pt2", device="cpu")
+    assert model.manifest.preprocessing.padding.multiple == 32
+    slices = np.random.default_rng(0).uniform(-1, 1, (3, 3, 160, 64)).astype(np.float32)
+    with torch.no_grad():
+        wanted = network.eval()(torch.from_numpy(slices)).logits.numpy()
+    assert relative(model.runner.run(slices, None), wanted) < 1e-3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
