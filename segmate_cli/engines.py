@@ -13,26 +13,25 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from segmate_cli import gpu, memory
 from segmate_cli.bundle import Bundle, Engine, Manifest, NetworkFile
-from segmate_cli.errors import (
-    EngineMissingError,
-    MemoryCapError,
-    ModelError,
-    UsageError,
-    one_line,
+from segmate_cli.errors import EngineMissingError, ModelError, UsageError, one_line
+from segmate_cli.runners import (
+    OnnxRunner,
+    Runner,
+    TorchRunner,
+    onnx_errors,
+    unoptimised,
 )
 
-FloatArray = npt.NDArray[np.float32]
 EngineChoice = Literal["auto", "onnx", "torchscript", "pt2"]
 
 # Best first.
@@ -44,17 +43,6 @@ _REMEDY = {
 # More calls at once than this are not worth their memory; further threads work within a slice.
 _MOST_WORKERS = 8
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-
-
-class Runner(Protocol):
-    """A network that is loaded and ready."""
-
-    @property
-    def description(self) -> str:
-        """Engine, device and threads, for people."""
-
-    def run(self, slices: FloatArray, positions: FloatArray | None) -> FloatArray:
-        """Logits of a batch. Raises MemoryCapError when memory runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,30 +289,6 @@ def _within_reach(bundle: Bundle, engine: EngineChoice) -> list[NetworkFile]:
     return reach
 
 
-class _OnnxRunner:
-    def __init__(self, session: Any, description: str) -> None:
-        self._session = session
-        self.description = description
-
-    def run(self, slices: FloatArray, positions: FloatArray | None) -> FloatArray:
-        feed = {"slices": slices}
-        if positions is not None:
-            feed["slice_position"] = positions
-        try:
-            (logits,) = self._session.run(["logits"], feed)
-            return np.asarray(logits, dtype=np.float32)
-        except _onnx_errors() as error:
-            raise _run_error(error) from error
-
-
-def _onnx_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: Python's errors, and its own, which share no base but Exception."""
-    module = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    found = (value for value in vars(module).values() if isinstance(value, type))
-    own = (kind for kind in found if issubclass(kind, Exception))
-    return (RuntimeError, ValueError, TypeError, *own)
-
-
 def _load_onnx(job: _Job) -> Runner:
     onnxruntime = _import("onnxruntime")
     where = job.bundle.location
@@ -345,7 +309,7 @@ def _load_onnx(job: _Job) -> Runner:
                 providers=gpu.onnx_providers(job.device, job.gpu_memory_cap_bytes),
                 enable_fallback=0,
             )
-    except _onnx_errors() as error:
+    except onnx_errors() as error:
         if job.device != "cpu" and "CUDA" in str(error):
             raise EngineMissingError(no_cuda) from error
         raise ModelError(
@@ -355,7 +319,7 @@ def _load_onnx(job: _Job) -> Runner:
         raise EngineMissingError(no_cuda)
     _check_onnx_inputs(job.bundle, session)
     version = onnxruntime.__version__
-    return _OnnxRunner(session, f"ONNX Runtime {version} on {job.device}, {job.threads} threads")
+    return OnnxRunner(session, f"ONNX Runtime {version} on {job.device}, {job.threads} threads")
 
 
 def _onnx_options(onnxruntime: Any, job: _Job) -> Any:
@@ -401,31 +365,6 @@ def _check_onnx_inputs(bundle: Bundle, session: Any) -> None:
         )
 
 
-class _TorchRunner:
-    def __init__(self, call: Callable[..., Any], torch: Any, device: str, description: str) -> None:
-        self._call = call
-        self._torch = torch
-        self._device = device
-        self.description = description
-
-    def run(self, slices: FloatArray, positions: FloatArray | None) -> FloatArray:
-        torch = self._torch
-        inputs = [slices] if positions is None else [slices, positions]
-        tensors = [torch.from_numpy(np.ascontiguousarray(each)) for each in inputs]
-        try:
-            with torch.inference_mode():
-                logits = self._call(*(tensor.to(self._device) for tensor in tensors)).float()
-                # Page-locked memory takes what a GPU sends several times as fast.
-                host = logits
-                if self._device != "cpu":
-                    host = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)
-                    host.copy_(logits)
-        # An AssertionError is a torch.export file's word for a size that it was not made for.
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            raise _run_error(error) from error
-        return np.asarray(host.numpy(), dtype=np.float32)
-
-
 def _load_torch(job: _Job) -> Runner:
     torch = _import("torch")
     if job.device != "cpu" and int(job.device.partition(":")[2]) >= torch.cuda.device_count():
@@ -440,7 +379,7 @@ def _load_torch(job: _Job) -> Runner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated but still what users have
             if job.engine == "torchscript":
-                call = _unoptimised(torch, torch.jit.load(data, map_location=job.device).eval())
+                call = unoptimised(torch, torch.jit.load(data, map_location=job.device).eval())
             else:
                 call = torch.export.load(data).module().to(job.device)
     except (RuntimeError, ValueError, OSError, KeyError, EOFError) as error:
@@ -448,23 +387,9 @@ def _load_torch(job: _Job) -> Runner:
             f"{job.bundle.location}: torch cannot load the network ({one_line(error)})."
         ) from error
     where = f"{job.device}, {job.threads} threads"
-    return _TorchRunner(
+    return TorchRunner(
         call, torch, job.device, f"{job.engine}, torch {torch.__version__} on {where}"
     )
-
-
-def _unoptimised(torch: Any, module: Any) -> Callable[..., Any]:
-    """A TorchScript module without PyTorch's own compiler.
-
-    That watches the first runs of each shape and then compiles kernels for it, which takes longer
-    than a scan does.
-    """
-
-    def call(*inputs: Any) -> Any:
-        with torch.jit.optimized_execution(False):
-            return module(*inputs)
-
-    return call
 
 
 def _wants_position(manifest: Manifest) -> bool:
@@ -495,12 +420,3 @@ def _try_out(model: LoadedModel) -> None:
             f"{model.bundle.location}: the network gives {logits.shape} where its manifest says "
             f"{want}."
         )
-
-
-def _run_error(error: Exception) -> MemoryCapError | ModelError:
-    text = one_line(error)
-    if any(sign in text.lower() for sign in ("alloc", "out of memory", "bad_alloc")):
-        return MemoryCapError(
-            f"the engine ran out of memory ({text}); give a smaller --batch-size or --memory-cap."
-        )
-    return ModelError(f"the engine failed ({text}).")

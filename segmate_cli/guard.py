@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli import memory
-from segmate_cli.engines import FloatArray, Runner
 from segmate_cli.errors import MemoryCapError
 from segmate_cli.memory import Cap
+from segmate_cli.runners import FloatArray, Runner
 
 _INTERVAL_S = 0.03
 # The machine and the cgroup are asked at every so-manieth look.

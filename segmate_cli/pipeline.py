@@ -26,7 +26,6 @@ from segmate_cli.doubt.score_evidence import OrganScores, ScoreWatcher
 from segmate_cli.doubt.survey import Survey, Surveyor, Weights
 from segmate_cli.engines import (
     EngineChoice,
-    FloatArray,
     LoadedModel,
     LoadingModel,
     start_loading,
@@ -41,6 +40,7 @@ from segmate_cli.organs import Organ
 from segmate_cli.plan import SLICES_AHEAD, Plan, make_plan, slices_bytes
 from segmate_cli.planes import PackedPlanes
 from segmate_cli.resample import ModelGrid
+from segmate_cli.runners import FloatArray
 from segmate_cli.segmenter import Segmenter, SlicePosition
 from segmate_cli.variants import Overlap, overlap, score_evidence, variants_of
 from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume

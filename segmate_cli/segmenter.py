@@ -12,13 +12,14 @@ from segmate_cli.between import ScoredSlice, scan_slices
 from segmate_cli.bundle import Manifest
 from segmate_cli.console import Progress
 from segmate_cli.doubt.score_evidence import ScoreWatcher
-from segmate_cli.engines import FloatArray, LoadedModel
+from segmate_cli.engines import LoadedModel
 from segmate_cli.errors import ModelError
 from segmate_cli.flow import Stopwatch, spread
 from segmate_cli.guard import Batches
 from segmate_cli.inputs import neighbour_stacks
 from segmate_cli.planes import PackedPlanes, Uint8Array
 from segmate_cli.resample import ModelGrid
+from segmate_cli.runners import FloatArray
 from segmate_cli.variants import Variant
 
 # The model's slices by number, and what the network gets of them: (N, S, H, W).

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import threshold_network, write_bundle
 
-from segmate_cli import engines
+from segmate_cli import engines, runners
 from segmate_cli.bundle import open_bundle
 from segmate_cli.engines import load_model
 from segmate_cli.errors import EngineMissingError, MemoryCapError, ModelError, UsageError
@@ -354,7 +354,7 @@ def test_an_engine_that_runs_out_of_memory_says_so(tiny_bundle):
         def run(self, *_: Any) -> None:
             raise RuntimeError("Failed to allocate memory\nfor requested buffer of size 9")
 
-    runner = engines._OnnxRunner(Greedy(), "greedy")
+    runner = runners.OnnxRunner(Greedy(), "greedy")
     with pytest.raises(MemoryCapError, match="smaller --batch-size"):
         runner.run(np.zeros((1, 3, 8, 8), np.float32), None)
 

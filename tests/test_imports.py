@@ -29,7 +29,7 @@ LAYERS = (
     ("doubt.verdict",),
     ("doubt.record", "doubt.gates_file"),
     ("bundle", "label_table", "outputs", "volume", "dicom.decode"),
-    ("gpu", "placement", "sheets", "upright"),
+    ("gpu", "placement", "runners", "sheets", "upright"),
     ("clean_up", "engines", "export", "hounsfield", "measurement", "nifti", "resample", "spool"),
     ("dicom.header", "report", "sidecar", "convert", "plan", "guard"),
     ("between", "inputs", "variants"),
