@@ -11,11 +11,13 @@ from urllib.parse import quote
 
 from segmate_cli.cohort import (
     GROUPS,
+    MEASURES,
     OUTLIER_Z,
     Cohort,
     Distribution,
     Entry,
     GroupBy,
+    Measure,
     Trend,
     Value,
     parted,
@@ -60,7 +62,12 @@ def render_cohort_page(cohort: Cohort, out: Path, page: Path, reference: Path | 
         "review_count": len(cohort.review),
         "outlier_z": OUTLIER_Z,
         "organs": _organs(cohort, links),
-        "trends": [_trend_table(cohort, by) for by in GROUPS if _has_groups(cohort, by)],
+        "trends": [
+            _trend_table(cohort, by, measure)
+            for by in GROUPS
+            for measure in MEASURES
+            if any((each.by, each.part.measure) == (by, measure) for each in cohort.trends)
+        ],
         "odd_groups": [text for each in cohort.trends if (text := trend_text(each))],
     }
     return templates.render("cohort.html.j2", page=content)
@@ -98,25 +105,21 @@ def _tiles(cohort: Cohort) -> list[dict[str, Any]]:
     return tiles
 
 
-def _has_groups(cohort: Cohort, by: GroupBy) -> bool:
-    return any(each.by == by for each in cohort.trends)
-
-
-def _trend_table(cohort: Cohort, by: GroupBy) -> dict[str, Any]:
+def _trend_table(cohort: Cohort, by: GroupBy, measure: Measure) -> dict[str, Any]:
     """Rows of groups, columns of organs: medians, and how they differ from the rest."""
-    mine = [each for each in cohort.trends if each.by == by]
-    columns = list(dict.fromkeys((each.part.organ, each.part.measure) for each in mine))
+    mine = [each for each in cohort.trends if (each.by, each.part.measure) == (by, measure)]
     titles = {each.part.organ: each.part.title for each in mine}
-    cells = {(each.group, each.part.organ, each.part.measure): each for each in mine}
+    cells = {(each.group, each.part.organ): each for each in mine}
     groups = list(parted(cohort.groups, by).values())
     return {
         "by": by,
-        "columns": [f"{titles[organ]}, {_UNITS[measure]}" for organ, measure in columns],
+        "measure": "volume, ml" if measure == "volume_ml" else "mean HU",
+        "columns": list(titles.values()),
         "rows": [
             {
                 "group": group,
                 "cases": groups.count(group),
-                "cells": [_cell(cells.get((group, *column))) for column in columns],
+                "cells": [_cell(cells.get((group, organ))) for organ in titles],
             }
             for group in dict.fromkeys(each.group for each in mine)
         ],
