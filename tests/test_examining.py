@@ -188,6 +188,13 @@ def test_an_organ_at_the_end_of_what_was_drawn_may_be_cut(run, bodies, tmp_path)
     assert (alone.verdict, with_ct.verdict) == ("ok", "ok")
     assert with_ct.rows["liver"]["status"] == "truncated"
     assert with_ct.rows["kidney_left"]["status"] == "absent"
+    # A speck beyond what was drawn is odd, but no reason for a review.
+    _, j, i = np.median(np.argwhere(whole.labels == LABELS["kidney_left"]), axis=0).astype(int)
+    masks["kidney_left"][1:3, j : j + 4, i : i + 4] = True
+    (tmp_path / "foreign.dcm").unlink()
+    odd = told(run, by_highdicom(tmp_path, masks, reverse=False))
+    assert odd.rows["kidney_left"]["status"] == "implausible"
+    assert odd.reasons == []
 
 
 def test_structures_that_overlap_are_judged_and_shown_each_as_a_whole(run, place, bodies):

@@ -110,7 +110,7 @@ class Case:
     @cached_property
     def in_view(self) -> dict[str, bool | None]:
         """Whether each organ's usual place is in view, as the other organs tell."""
-        return in_view(self.organs, height_mm(self.survey), ends_known=self.survey.ends_known)
+        return in_view(self.organs, height_mm(self.survey))
 
     def is_sliver(self, key: str) -> bool:
         """Whether no more of an organ is in view than a few slices at the scan's edge."""

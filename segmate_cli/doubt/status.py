@@ -101,20 +101,17 @@ def statuses(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[st
     }
 
 
-def in_view(
-    evidence: Mapping[str, OrganEvidence], height_mm: float, *, ends_known: bool = True
-) -> dict[str, bool | None]:
+def in_view(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[str, bool | None]:
     """Whether an organ's usual place is in view, as the other organs tell; None if none does.
 
-    Of a scan that may reach further than its labels, none is known to be out of view.
+    Of a scan that may reach further than its labels: in view of these.
     """
     found: dict[str, bool | None] = {}
     for key in evidence:
         others = {other: each for other, each in evidence.items() if other != key}
         top_mm = _liver_top_mm(others)
         known = key in SPANS and top_mm is not None
-        seen = known and _seen_mm(key, top_mm or 0.0, height_mm) >= 0
-        found[key] = seen if known and (seen or ends_known) else None
+        found[key] = _seen_mm(key, top_mm or 0.0, height_mm) >= 0 if known else None
     return found
 
 
