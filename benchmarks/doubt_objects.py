@@ -3,8 +3,8 @@
     python -m benchmarks.doubt_objects ../shared/ct [--every 3] [--minutes 8]
 
 Each scan of a trunk is segmented with ``--fast``. Its labels are judged without the scan three
-times: as they are, as a SEG that lists no slices (it ends with its frames), and as contours of another
-tool, which name no slices. Printed is what asks for a review; the three should agree.
+times: as they are, as a SEG that lists no slices (it ends with its frames), and as contours of
+another tool, which name no slices. Printed is what asks for a review; the three should agree.
 """
 
 from __future__ import annotations
