@@ -40,6 +40,8 @@ class Augmentation:
             crops with the model's own 3 mm.
         gain: smallest and largest factor on soft tissue.
         offset_hu: largest shift of soft tissue, either way.
+        air_chance: lungs more or less inflated, air of another HU: trachea and lung may look alike.
+        air_gain: smallest and largest factor, then, on what lies above -1000 HU in air and lung.
         contrast_chance: labelled organs brighter or darker, as other contrast phases are.
         bowel_chance: parts of what no label claims brightened, as bowel with contrast is.
         noise_hu: largest standard deviation of added noise.
@@ -61,6 +63,8 @@ class Augmentation:
     slice_distance_mm: tuple[float, float] = (1.5, 6.0)
     gain: tuple[float, float] = (0.85, 1.2)
     offset_hu: float = 25.0
+    air_chance: float = 0.0
+    air_gain: tuple[float, float] = (0.3, 1.5)
     contrast_chance: float = 0.2
     bowel_chance: float = 0.0
     noise_hu: float = 40.0
@@ -258,6 +262,9 @@ def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Gener
     """Vary soft tissue, sharpness, noise and quantisation of slices in HU."""
     gain, offset = rng.uniform(*config.gain), rng.uniform(-1, 1) * config.offset_hu
     soft = ((image + 400) / 200).clamp(0, 1)
+    if rng.random() < config.air_chance:
+        change = (image - AIR_HU) * (rng.uniform(*config.air_gain) - 1) + rng.uniform(0, 60)
+        image = image + (1 - soft) * change
     image = image + soft * (image * (gain - 1) + offset)
     if rng.random() < config.blur_chance:
         smooth = F.avg_pool2d(image[None], 3, 1, 1, count_include_pad=False)[0]

@@ -231,7 +231,12 @@ class BatchMaker:
 
         gain = each(self.uniform(*config.gain, count))
         offset = each(self.uniform(-1, 1, count) * config.offset_hu)
-        image = image + ((image + 400) / 200).clamp(0, 1) * (image * (gain - 1) + offset)
+        soft = ((image + 400) / 200).clamp(0, 1)
+        air = each(self.uniform(*config.air_gain, count)) - 1
+        change = (image - AIR_HU) * air + each(self.uniform(0, 60, count))
+        inflated = each(self.chance(config.air_chance, count))
+        image = image + (1 - soft) * change * inflated
+        image = image + soft * (image * (gain - 1) + offset)
         mix = self.uniform(-0.9, 1.0, count) * self.chance(config.blur_chance, count)
         smooth = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
         image = self.coarsen(image + each(mix) * (smooth - image))

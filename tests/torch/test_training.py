@@ -28,7 +28,13 @@ from phantom import make_phantom  # noqa: E402
 from segmate_cli.export import open_onnx  # noqa: E402
 from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint  # noqa: E402
 from training import airway, from_bundle, imagenet, parcel, prepare, pseudo, score_bundle, validate  # noqa: E402
-from training.augment import Augmentation, draw_crop, fill_bowel, swap_sides  # noqa: E402
+from training.augment import (  # noqa: E402
+    Augmentation,
+    change_intensities,
+    draw_crop,
+    fill_bowel,
+    swap_sides,
+)
 from training.batched import BatchMaker, Choices, gather_volumes  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
 from training.losses import (  # noqa: E402
@@ -270,6 +276,26 @@ def test_swallowed_contrast_brightens_what_is_soft_and_no_trained_organ() -> Non
     assert change[labels == 12].max() > 40
     assert change[:32, 40:].max() > 40
     assert torch.equal(fill_bowel(image, labels, Augmentation(), rng), image)
+
+
+def test_lungs_change_with_their_air_and_soft_tissue_does_not() -> None:
+    hu = torch.full((8, 3, 64, 64), -700.0)
+    hu[:, :, 32:] = 50.0
+    settings = Augmentation(size=64, **STILL | {"air_chance": 1.0, "air_gain": (0.3, 0.5)})
+    rng = np.random.default_rng(1)
+    single = torch.stack([change_intensities(image, settings, rng) for image in hu])
+    nobody = np.zeros((3, 8, 8), dtype=np.uint8)
+    volumes = gather_volumes(
+        [made_case(nobody, np.ones((3, len(ORGANS)), dtype=np.uint8))], torch.device("cpu")
+    )
+    nothing = torch.zeros(8, 64, 64, dtype=torch.int32)
+    batched = BatchMaker(volumes, settings, 1).vary(hu, nothing, nothing)
+    for changed in (single, batched):
+        lung, soft = changed[:, 0, 10, 10], changed[:, 0, 50, 50]
+        assert (lung < -750).all()
+        assert (lung > -1000).all()
+        assert lung.std() > 1
+        assert torch.allclose(soft, torch.tensor(50.0))
 
 
 def test_a_bent_and_coarsened_crop_bends_its_labels_too() -> None:
