@@ -126,6 +126,7 @@ def card(files: dict[str, dict[str, Any]], version: str, refit_steps: int) -> st
         "NEW": f"{mean_of(scores['summary'], 'dice'):.4f}",
         "OLD": f"{mean_of(baseline['summary'], 'dice'):.3f}",
         "SEEN_NEW": f"{mean_of(files['seen']['summary'], 'dice'):.3f}",
+        "SHIPPED_VAL": f"{mean_of(files['shipped']['summary'], 'dice'):.3f}",
         "SEEN_OLD": f"{mean_of(files['seen_baseline']['summary'], 'dice'):.3f}",
     }
     for name, value in parts.items():
@@ -142,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("seen", type=Path, help="the validated model on training cases")
     parser.add_argument("seen_baseline", type=Path, help="the starter on the same")
     parser.add_argument("fast", type=Path, help="JSON of score_bundle --fast, validated model")
+    parser.add_argument("shipped", type=Path, help="the shipped model on the validation patients")
     parser.add_argument("output", type=Path, help="card to write")
     parser.add_argument("--version", required=True)
     parser.add_argument(
@@ -150,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     files = {
         name: json.loads(getattr(options, name).read_text())
-        for name in ("scores", "baseline", "phantom", "seen", "seen_baseline", "fast")
+        for name in ("scores", "baseline", "phantom", "seen", "seen_baseline", "fast", "shipped")
     }
     options.output.write_text(card(files, options.version, options.refit_steps))
 
