@@ -1,18 +1,20 @@
 """How often the gates are wrong: false alarms on real scans, and built failures that pass.
 
     python -m benchmarks.doubt label ../shared/ct --cache FOLDER [--patients 40] [--minutes M]
-    python -m benchmarks.doubt rates ../shared/ct --cache FOLDER [--tries 200]
+    python -m benchmarks.doubt rates ../shared/ct --cache FOLDER [--tries 200] [--only WORDS ...]
 
 ``label`` runs the network, once a scan and once for each failure that only it can answer, and
-keeps the label maps (KIND__CASE.npz); killed or out of time, it goes on where it was. ``rates``
-builds the failures and prints the tables of docs/gates.md. A try is a patient in a field of view of
-at least 15 cm; scans under 10 cm are left out, since there is a note that they cannot be judged.
-Real CT stays where it is; nothing of it is printed. Run both again when the weights change.
+keeps the label maps (KIND__CASE.npz in a folder of that network's own); killed or out of time, it
+goes on where it was. ``rates`` builds the failures and prints the tables of docs/gates.md. A try is
+a patient in a field of view of at least 15 cm; scans under 10 cm are left out, since there is a
+note that they cannot be judged. Real CT stays where it is; nothing of it is printed. Run both again
+when the weights change.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -80,9 +82,17 @@ def made(patient: Patient, kind: str) -> Patient:
     return SEEN_ANEW[kind](on_body(seen))
 
 
+def folder_of_model(cache: Path) -> Path:
+    """Where label maps of the default model lie: those of other weights are not its own."""
+    manifest = pipeline.open_bundle("default").manifest
+    folder = cache / f"{manifest.version}-{manifest.network.files[0].sha256[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def label(root: Path, folder: Path, patients: int, minutes: float) -> None:
-    """Fill the cache."""
-    model = pipeline.ensure_loading("default", pipeline.PredictOptions()).loaded()
+    """Fill the cache, on one core."""
+    model = pipeline.ensure_loading("default", pipeline.PredictOptions(threads=1)).loaded()
     started = time.monotonic()
     wanted = [("normal", each) for each in cases(root)]
     wanted += [(kind, each) for each in trunks(root)[:patients] for kind in SEEN_ANEW]
@@ -93,7 +103,7 @@ def label(root: Path, folder: Path, patients: int, minutes: float) -> None:
         patient = load(name, path)
         if kind != "normal" and patient.height_mm < LEAST_SCAN_MM:
             continue
-        options = pipeline.PredictOptions(check_hu=False, fast=kind != "normal")
+        options = pipeline.PredictOptions(check_hu=False, fast=kind != "normal", threads=1)
         labels = pipeline.segment(made(patient, kind).volume.as_scan(), model, options).labels()
         np.savez_compressed(folder / "part.npz", values=labels.values)
         os.replace(folder / "part.npz", place)
@@ -164,19 +174,22 @@ def caught(name: str, seen: Seen) -> bool:
 
 
 def false_alarms(patients: Iterable[Patient], title: str) -> None:
-    tries, alarms = 0, []
+    tries, alarms, names = 0, [], set()
     for patient in patients:
         verdict = Seen.of(patient).judged().verdict
         tries += 1
+        names.add(patient.name)
         if verdict.word == "review":
             rules = {each.rule for each in verdict.findings if each.severity == "review"}
             alarms.append(f"{patient.name}: {', '.join(sorted(rules))}")
     share = len(alarms) / max(1, tries)
-    print(f"| {title} | {tries} | {len(alarms)} | {share:.1%} | {'; '.join(alarms)} |", flush=True)
+    told = "; ".join(f"{each} ({alarms.count(each)})" for each in dict.fromkeys(alarms))
+    counts = f"{tries} | {len(names)} | {len(alarms)} | {share:.1%}"
+    print(f"| {title} | {counts} | {told} |", flush=True)
 
 
 def views(patients: list[Patient], name: str, tries: int, least: float) -> Iterator[Patient]:
-    """Patients in turn, each time in another field of view, without end but for repetitions."""
+    """Patients in turn, each time in another field of view: three times as many as are wanted."""
     for n in range(3 * tries if patients else 0):
         patient = patients[n % len(patients)]
         yield field_of_view(patient, random.Random(f"{name} {patient.name} {n}"), least)
@@ -204,12 +217,15 @@ def seen_anew(kind: str, root: Path, folder: Path, tries: int) -> Iterator[tuple
 
 def built(name: str, patients: list[Patient], tries: int) -> Iterator[tuple[str, bool]]:
     done = 0
+    needed = NEEDED.get(name, ())
+    # What is not whole in the whole scan is so in no part of it.
+    patients = [each for each in patients if not needed or whole(Seen.of(each).judged(), *needed)]
     for view in views(patients, name, tries, LEAST_MM):
         if done >= tries:
             return
         seen = Seen.of(view)
         # What is not there cannot be cut, removed or renamed.
-        if not whole(seen.judged(), *NEEDED.get(name, ())):
+        if not whole(seen.judged(), *needed):
             continue
         broken = BUILT[name](view, random.Random(f"{name} {done}"), patients)
         if broken is not None:
@@ -225,10 +241,17 @@ def rates(root: Path, folder: Path, tries: int, only: list[str]) -> None:
     def fresh(some: list[tuple[str, Path]]) -> Iterator[Patient]:
         return (labelled(load(*each), "normal", folder) for each in some)
 
-    if not only:
-        print("| scans | tries | review | share | which |\n| --- | --- | --- | --- | --- |")
+    def those_to_cut() -> list[Patient]:
+        tall = (each for each in fresh(trunks(root)) if each.height_mm >= LEAST_SCAN_MM)
+        return [on_body(each) for each in tall]
+
+    if not only or "false" in only:
+        print("| scans | tries | patients | review | share | which |")
+        print("| --- | --- | --- | --- | --- | --- |")
         false_alarms(fresh([each for each in listed if each not in masked]), "trunks")
         false_alarms(fresh(masked), "masked necks")
+        parts = views(those_to_cut(), "nothing", tries, LEAST_MM)
+        false_alarms(itertools.islice(parts, tries), "parts of trunks, as below")
     print("\n| failure | tries | patients | caught | rate | missed |")
     print("| --- | --- | --- | --- | --- | --- |")
     for kind, title in TITLES.items():
@@ -236,8 +259,7 @@ def rates(root: Path, folder: Path, tries: int, only: list[str]) -> None:
             row(title, seen_anew(kind, root, folder, tries))
     names = [name for name in BUILT if not only or any(each in name for each in only)]
     if names:
-        whole_ones = (each for each in fresh(trunks(root)) if each.height_mm >= LEAST_SCAN_MM)
-        patients = [on_body(each) for each in whole_ones]
+        patients = those_to_cut()
         for name in names:
             row(name, built(name, patients, tries))
 
@@ -252,13 +274,13 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=40, help="that the network sees anew")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no scan after that long")
     parser.add_argument("--tries", type=int, default=200, help="of each failure")
-    parser.add_argument("--only", nargs="*", default=[], help="failures, by a part of their name")
+    parser.add_argument("--only", nargs="*", default=[], help="false, or parts of failures' names")
     args = parser.parse_args()
-    args.cache.mkdir(parents=True, exist_ok=True)
+    folder = folder_of_model(args.cache)
     if args.what == "label":
-        label(args.root, args.cache, args.patients, args.minutes)
+        label(args.root, folder, args.patients, args.minutes)
     else:
-        rates(args.root, args.cache, args.tries, args.only)
+        rates(args.root, folder, args.tries, args.only)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ SEEN_ANEW: dict[str, Callable[[Patient], Patient]] = {
     "upside": lambda one: one.but(hu=one.volume.hu[::-1]),
     "half": lambda one: one.but(hu=one.volume.hu[::2]),
     "xysmall": lambda one: scaled(one, 1, 0.5, 0.5),
+    "xylarge": lambda one: scaled(one, 1, 2, 2),
+    "zshort": lambda one: scaled(one, 0.5, 1, 1),
     "zlong": lambda one: scaled(one, 2, 1, 1),
 }
 TITLES = {
@@ -110,12 +112,14 @@ TITLES = {
     "upside": "stored upside down",
     "half": "half the slices, spacing as before",
     "xysmall": "pixel spacing halved",
+    "xylarge": "pixel spacing doubled",
+    "zshort": "slice spacing halved",
     "zlong": "slice spacing doubled",
 }
 
 
 # How long a body seems, over how long it is.
-TRUE_LENGTH = {"half": 0.5, "zlong": 2.0}
+TRUE_LENGTH = {"half": 0.5, "zshort": 0.5, "zlong": 2.0}
 
 
 def _value(patient: Patient, key: str) -> int:

@@ -196,6 +196,24 @@ class CleanUp(_Part):
     min_component_ml: Annotated[float, Field(ge=0)] = 0.0
 
 
+class Intervals(_Part):
+    """How far volumes may be off: what ``predict --uncertainty`` makes its intervals of.
+
+    Measured against hands on patients that training never saw, as
+    ``python -m benchmarks.doubt_scores --write`` does.
+
+    Attributes:
+        half_widths: By organ key, half an interval on a logarithmic scale; an organ that is not
+            named gets no interval.
+        share: Of hands' volumes, how many lay within that of the network's.
+        note: On which patients, and with which weights, in a sentence.
+    """
+
+    half_widths: Annotated[dict[str, Annotated[float, Field(gt=0, le=3)]], Field(min_length=1)]
+    share: Annotated[float, Field(gt=0, lt=1)]
+    note: str
+
+
 class Provenance(_Part):
     """Where the weights come from and what they may be used for."""
 
@@ -220,6 +238,7 @@ class Recipe(_Part):
     clean_up: dict[str, CleanUp] = Field(default_factory=dict)
     # Whether the built-in gates, made for CT of adults, hold for what this model is meant for.
     gates: Literal["adult_ct", "none"] = "adult_ct"
+    intervals: Intervals | None = None
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -231,9 +250,13 @@ class Recipe(_Part):
         unknown = [key for key in keys if not organs.is_known(key)]
         if unknown:
             raise ValueError(f"organs {unknown} are not in segmate's organ table")
-        stray = set(self.clean_up) - set(keys)
-        if stray:
-            raise ValueError(f"clean_up names organs that the model does not have: {sorted(stray)}")
+        measured = {} if self.intervals is None else self.intervals.half_widths
+        for part, named in (("clean_up", self.clean_up), ("intervals", measured)):
+            stray = set(named) - set(keys)
+            if stray:
+                raise ValueError(
+                    f"{part} names organs that the model does not have: {sorted(stray)}"
+                )
         return self
 
 

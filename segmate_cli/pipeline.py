@@ -42,7 +42,13 @@ from segmate_cli.planes import PackedPlanes
 from segmate_cli.resample import ModelGrid
 from segmate_cli.runners import FloatArray
 from segmate_cli.segmenter import Segmenter, SlicePosition
-from segmate_cli.variants import Overlap, overlap, score_evidence, variants_of
+from segmate_cli.variants import (
+    Overlap,
+    no_interval_for,
+    overlap,
+    score_evidence,
+    variants_of,
+)
 from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume
 
 if TYPE_CHECKING:
@@ -209,12 +215,12 @@ def segment(
             stayed = clean_up(on_grid, manifest, network.label_grid.voxel_ml)
         overlaps = _overlaps(tap, network, on_grid, position) if options.uncertainty else ()
     grid = network.label_grid
-    warnings = _warnings(cap, scan, tap, options)
+    warnings = _warnings(cap, scan, tap, options, manifest)
     table = manifest.organ_table()
     rules = rules_for(manifest, options.rules)
     seen = _Evidence(tap.evidence(), watcher.evidence(), stayed, overlaps)
     # While the labels are written.
-    judging = begin(lambda: _judge(on_grid, grid, scan.geometry, table, seen, rules, watch))
+    judging = begin(lambda: _judge(on_grid, grid, scan.geometry, manifest, seen, rules, watch))
 
     @cache
     def run() -> dict[str, Any]:
@@ -237,9 +243,12 @@ def _held_without_slices(grid: ModelGrid, manifest: Manifest) -> int:
     return memory.resident_bytes() - slices_bytes(grid, manifest.preprocessing)
 
 
-def _warnings(cap: Cap, scan: Scan, tap: ScanTap, options: PredictOptions) -> tuple[str, ...]:
-    of_cap = () if cap.warning is None else (cap.warning,)
-    return (*of_cap, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
+def _warnings(
+    cap: Cap, scan: Scan, tap: ScanTap, options: PredictOptions, manifest: Manifest
+) -> tuple[str, ...]:
+    lacking = no_interval_for(manifest) if options.uncertainty else None
+    single = [each for each in (cap.warning, lacking) if each is not None]
+    return (*single, *scan.warnings, *(tap.verdict() if options.check_hu else ()))
 
 
 def ensure_loading(model: Model, options: PredictOptions) -> LoadingModel | LoadedModel:
@@ -311,7 +320,7 @@ def _judge(
     on_grid: PackedPlanes,
     grid: ModelGrid,
     geometry: Geometry,
-    table: Sequence[Organ],
+    manifest: Manifest,
     seen: _Evidence,
     rules: tuple[Rule, ...],
     watch: Stopwatch,
@@ -319,9 +328,12 @@ def _judge(
     from segmate_cli.doubt.verdict import judge
 
     with watch.stage("gates"):
+        table = manifest.organ_table()
         survey = _survey(on_grid, grid, geometry, len(table))
         keys = [each.key for each in table]
-        scores = score_evidence(seen.scores, seen.kept, keys, seen.overlaps, survey.volume_ml)
+        scores = score_evidence(
+            seen.scores, seen.kept, keys, seen.overlaps, survey.volume_ml, manifest.intervals
+        )
         return judge(survey, dict(enumerate(table, 1)), seen.scan, rules, scores=scores)
 
 

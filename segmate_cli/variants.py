@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.bundle import Manifest
+from segmate_cli.bundle import Intervals, Manifest
 from segmate_cli.doubt.score_evidence import OrganScores
 from segmate_cli.planes import PackedPlanes
 
@@ -24,14 +24,8 @@ Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 
 # Half an interval on a logarithmic scale: so many times the spread of the variants, and beside that
-# how far hands were from the network on validation patients, whose share of 0.9 is within it.
-# ``python -m benchmarks.doubt_scores`` measures these; run it again for other weights.
+# how far hands were from the network, as its manifest says.
 _SPREADS = 2.0
-_LEAST = {
-    **{"lung_left": 0.10, "lung_right": 0.10, "liver": 0.14, "spleen": 0.14, "heart": 0.14},
-    **{"kidney_left": 0.27, "kidney_right": 0.27},
-}
-_LEAST_OF_OTHERS = 0.32
 # As much as scanners, and phases of contrast, differ at least.
 _BRIGHTER_HU = 10.0
 
@@ -105,6 +99,7 @@ def score_evidence(
     keys: Sequence[str],
     overlaps: Sequence[Overlap],
     volume_ml: FloatArray,
+    intervals: Intervals | None,
 ) -> dict[str, ScoreEvidence]:
     """What scores and variants say, by organ key.
 
@@ -114,17 +109,20 @@ def score_evidence(
         keys: Organ keys by label value from 1 on.
         overlaps: Of the variants; none without ``--uncertainty``.
         volume_ml: By label value from 0 on.
+        intervals: What the model's manifest says of how far volumes may be off.
     """
     from segmate_cli.doubt.case import ScoreEvidence
 
+    half_widths = {} if intervals is None else intervals.half_widths
     found = {}
     for value, (key, seen) in enumerate(zip(keys, scores, strict=True), 1):
         agreement, interval_ml = None, None
         if overlaps and overlaps[0].base[value]:
             agreement = min(_dice(each, value) for each in overlaps)
             ratios = [float(each.variant[value] / each.base[value]) for each in overlaps]
-            low, high = interval(key, ratios)
-            interval_ml = (low * float(volume_ml[value]), high * float(volume_ml[value]))
+            if key in half_widths:
+                low, high = interval(half_widths[key], ratios)
+                interval_ml = (low * float(volume_ml[value]), high * float(volume_ml[value]))
         found[key] = ScoreEvidence(seen, float(kept[value]), agreement, interval_ml)
     return found
 
@@ -134,14 +132,14 @@ def _dice(each: Overlap, value: int) -> float:
     return float(2 * each.both[value] / together)
 
 
-def interval(key: str, ratios: Sequence[float]) -> tuple[float, float]:
+def interval(half_width: float, ratios: Sequence[float]) -> tuple[float, float]:
     """Between what a volume lies, over itself.
 
     Args:
-        key: Of the organ.
+        half_width: Of its organ, as the manifest says.
         ratios: Volumes of the variants over it.
     """
-    half = float(np.hypot(_SPREADS * spread(ratios), _LEAST.get(key, _LEAST_OF_OTHERS)))
+    half = float(np.hypot(_SPREADS * spread(ratios), half_width))
     return float(np.exp(-half)), float(np.exp(half))
 
 
@@ -149,3 +147,16 @@ def spread(ratios: Sequence[float]) -> float:
     """How far the variants' volumes lie from the scan's own, on a logarithmic scale."""
     logs: npt.NDArray[Any] = np.log(np.clip(ratios, 0.05, 20.0))
     return float(np.sqrt(np.square(logs).mean()))
+
+
+def no_interval_for(manifest: Manifest) -> str | None:
+    """Which organs get no interval and why, one sentence; None where all do."""
+    known = {} if manifest.intervals is None else manifest.intervals.half_widths
+    lacking = [each.title.lower() for each in manifest.organ_table() if each.key not in known]
+    if not lacking:
+        return None
+    whose = ", ".join(lacking) if known else "any organ"
+    return (
+        f"No interval of the volume for {whose}: the model's manifest does not say how far it may "
+        "be off (intervals), since nobody has measured it. Agreement is told."
+    )

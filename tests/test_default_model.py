@@ -59,6 +59,12 @@ def value_of(organ: str) -> int:
     return {key: value for value, key in names()}[organ]
 
 
+def test_every_organ_of_the_model_has_an_interval_that_was_measured():
+    manifest = json.loads((DEFAULT / "manifest.json").read_text())
+    assert sorted(manifest["intervals"]["half_widths"]) == sorted(organ for _, organ in names())
+    assert "weights/validated" in manifest["intervals"]["note"]
+
+
 def test_the_model_says_that_it_is_for_research_only():
     provenance = json.loads((DEFAULT / "manifest.json").read_text())["provenance"]
     assert "research only" in provenance["licence"]

@@ -76,6 +76,20 @@ def test_an_organ_missing_from_a_whole_trunk_is_not_found(key):
     assert set(found.values()) == {"complete"}
 
 
+@pytest.mark.parametrize("key", ["kidney_left", "kidney_right"])
+def test_a_kidney_is_missing_where_the_other_is_seen_whole(key):
+    """At the edge of what is scanned its usual place alone would not tell."""
+    (other,) = {"kidney_left", "kidney_right"} - {key}
+    found = measure(body(-182, 330, without=(key,)), rules=())
+    kidneys = {each.organ.key: each.status for each in found if "kidney" in each.organ.key}
+    assert kidneys[other].kind == "complete"
+    assert kidneys[key].kind == "not_found"
+    assert kidneys[key].reasons == (
+        "not a voxel was found, though that of the other side is seen whole",
+    )
+    assert kinds(body(-150, 330, without=(key,)))[key] == "absent"
+
+
 def test_where_nothing_was_found_nobody_can_tell():
     found = measure(body(-260, 360, without=KEYS), rules=())
     assert {each.status.kind for each in found} == {"not_found"}

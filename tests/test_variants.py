@@ -11,7 +11,7 @@ from conftest import ball_scan, write_bundle
 from segmate_cli import pipeline, scans
 from segmate_cli.bundle import open_bundle
 from segmate_cli.planes import PackedPlanes
-from segmate_cli.variants import Variant, interval, overlap, variants_of
+from segmate_cli.variants import Variant, interval, no_interval_for, overlap, variants_of
 
 
 def test_what_is_moved_comes_back():
@@ -43,17 +43,22 @@ def test_overlap_counts_by_value():
 
 
 def test_an_interval_is_wider_where_variants_differ_and_never_nothing():
-    sure, unsure = interval("liver", [1.0, 1.0, 1.0]), interval("liver", [0.8, 1.2, 1.0])
-    assert 0.8 < sure[0] < 1 < sure[1] < 1.2
+    sure, unsure = interval(0.14, [1.0, 1.0, 1.0]), interval(0.14, [0.8, 1.2, 1.0])
+    assert sure == pytest.approx((np.exp(-0.14), np.exp(0.14)))
     assert unsure[0] < sure[0]
     assert unsure[1] > sure[1]
-    assert interval("esophagus", [1.0])[1] > sure[1]
-    assert interval("liver", [0.0, 1.0, 1.0])[0] > 0
+    assert interval(0.32, [1.0])[1] > sure[1]
+    assert interval(0.14, [0.0, 1.0, 1.0])[0] > 0
+
+
+INTERVALS = {"half_widths": {"liver": 0.2}, "share": 0.9, "note": "made up"}
 
 
 @pytest.fixture
 def mixed_bundle(tmp_path):
-    return write_bundle(tmp_path / "mixed", preprocessing__resampling={"labels": "scores"})
+    return write_bundle(
+        tmp_path / "mixed", preprocessing__resampling={"labels": "scores"}, intervals=INTERVALS
+    )
 
 
 @pytest.mark.parametrize("spacing_mm", [0.8, 2.0])
@@ -66,7 +71,10 @@ def test_a_ball_agrees_with_itself_however_it_is_shown(tmp_path, mixed_bundle, s
     (liver,) = found.run["doubt"]["organs"]
     # Half a voxel aside at most; a variant taken back to the wrong place would be far lower.
     assert liver["agreement"] > 0.9
-    assert liver["volume_low_ml"] < liver["volume_ml"] < liver["volume_high_ml"]
+    # At least as wide as the manifest says of this organ, and hardly wider where all agree.
+    half = np.log(liver["volume_high_ml"] / liver["volume_ml"])
+    assert 0.199 < half < 0.25
+    assert np.log(liver["volume_ml"] / liver["volume_low_ml"]) == pytest.approx(half, abs=1e-3)
     assert plain.run["doubt"]["organs"][0]["volume_low_ml"] is None
 
 
@@ -88,3 +96,24 @@ def test_the_command_line_gives_intervals(run, tmp_path, mixed_bundle):
     (row,) = json.loads(run("report", labels, "--format", "json")[1])["rows"]
     assert row["volume_low_ml"] < row["volume_ml"] < row["volume_high_ml"]
     assert "volume_low_ml" in run("report", labels)[1]
+
+
+def test_a_model_that_nobody_measured_gives_no_interval_and_says_why(run, tmp_path, tiny_bundle):
+    labels = tmp_path / "labels.nii.gz"
+    scan = ball_scan(tmp_path / "a.nii.gz")
+    code, _, err = run("predict", scan, "-o", labels, "--model", tiny_bundle, "--uncertainty")
+    assert code == 0
+    assert "No interval of the volume for any organ" in err
+    (row,) = json.loads(run("report", labels, "--format", "json")[1])["rows"]
+    assert (row["volume_low_ml"], row["volume_high_ml"]) == (None, None)
+    assert row["agreement"] > 0.9
+    plain = run("predict", scan, "-o", tmp_path / "plain.nii.gz", "--model", tiny_bundle)
+    assert "interval" not in plain[2]
+
+
+def test_organs_without_a_half_width_are_named(tmp_path):
+    organs = [{"key": "liver", "channel": 0}, {"key": "spleen", "channel": 1}]
+    bundle = write_bundle(tmp_path / "two", organs=organs, network__channels=2, intervals=INTERVALS)
+    said = no_interval_for(open_bundle(bundle).manifest)
+    assert said is not None
+    assert "for spleen:" in said

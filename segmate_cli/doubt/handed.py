@@ -29,7 +29,7 @@ def handedness(case: Case) -> Measured:
     if midline is None:
         return {}
     places = {key: each[:, 0] for key, each in case.places.items()}
-    both = [places[key] for key in ("liver", "spleen") if key in places]
+    both = [places[key] for key in ("liver", "spleen") if key in places and _tells(case, key)]
     found: Measured = {
         key: float(places[key].mean()) - midline
         for key in ("aorta", "heart", "esophagus")
@@ -56,6 +56,11 @@ def handedness(case: Case) -> Measured:
             np.average(np.clip(values, -_MOST_HANDED, _MOST_HANDED), weights=weights)
         )
     }
+
+
+def _tells(case: Case, key: str) -> bool:
+    """Whether a liver or spleen tells a side: the tip of a spleen alone lies left in any body."""
+    return key == "liver" or "liver" in case.places or not case.is_sliver(key)
 
 
 def _tissue_mm(case: Case) -> float | None:

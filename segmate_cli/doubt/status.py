@@ -16,6 +16,11 @@ from segmate_cli.organs import Organ
 _MARGIN_MM = 25.0
 # Uncut organs that are shorter than such a share of the usual do not tell where they lie.
 _WHOLE_SHARE = 0.5
+# Organs of either side lie at about one height: where one is seen whole, so is much of the other.
+_OTHER_SIDE = {
+    **{"kidney_left": "kidney_right", "kidney_right": "kidney_left"},
+    **{"lung_left": "lung_right", "lung_right": "lung_left"},
+}
 # A region is in view if as much of it is.
 _REGION_MM = 60.0
 _ENDS_UNKNOWN = "where the scan ends is not known without --ct"
@@ -94,9 +99,8 @@ def statuses(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[st
         evidence: From ``gather``.
         height_mm: How far the scan reaches along the body.
     """
-    liver_top_mm = _liver_top_mm(evidence)
     return {
-        key: _of_found(each) if each.voxels else _of_missing(each, liver_top_mm, height_mm)
+        key: _of_found(each) if each.voxels else _of_missing(each, evidence, height_mm)
         for key, each in evidence.items()
     }
 
@@ -112,6 +116,8 @@ def in_view(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[str
         top_mm = _liver_top_mm(others)
         known = key in SPANS and top_mm is not None
         found[key] = _seen_mm(key, top_mm or 0.0, height_mm) >= 0 if known else None
+        if _other_side_is_whole(key, evidence):
+            found[key] = True
     return found
 
 
@@ -161,9 +167,11 @@ def _liver_top_mm(evidence: Mapping[str, OrganEvidence]) -> float | None:
     for key, each in evidence.items():
         if each.span_mm is None or key not in SPANS:
             continue
+        if key == "spinal_cord" and "superior" in each.faces:
+            continue  # labels follow the sac below it, down to anywhere
         usual = SPANS[key]
         low, high = each.span_mm
-        if not each.faces and high - low < _WHOLE_SHARE * (usual.high_mm - usual.low_mm):
+        if not each.faces and not _is_long(key, each):
             continue  # ends of a part, as where a scan is masked: not the organ's own
         middles.append((low + high - usual.low_mm - usual.high_mm) / 2)
         if "inferior" not in each.faces:
@@ -172,6 +180,19 @@ def _liver_top_mm(evidence: Mapping[str, OrganEvidence]) -> float | None:
             ends.append(high - usual.high_mm)
     chosen = ends or middles
     return float(np.median(chosen)) if chosen else None
+
+
+def _is_long(key: str, each: OrganEvidence) -> bool:
+    """Whether an organ is long enough to be one, and not a part of it."""
+    low, high = each.span_mm or (0.0, 0.0)
+    return high - low >= _WHOLE_SHARE * (SPANS[key].high_mm - SPANS[key].low_mm)
+
+
+def _other_side_is_whole(key: str, evidence: Mapping[str, OrganEvidence]) -> bool:
+    """Whether the same organ of the other side is seen whole."""
+    other = _OTHER_SIDE.get(key, "")
+    each = evidence.get(other)
+    return each is not None and not (each.faces or each.open_faces) and _is_long(other, each)
 
 
 def _seen_mm(key: str, liver_top_mm: float, height_mm: float) -> float:
@@ -200,10 +221,16 @@ def _of_found(each: OrganEvidence) -> OrganStatus:
     )
 
 
-def _of_missing(each: OrganEvidence, liver_top_mm: float | None, height_mm: float) -> OrganStatus:
+def _of_missing(
+    each: OrganEvidence, evidence: Mapping[str, OrganEvidence], height_mm: float
+) -> OrganStatus:
     key = each.organ.key
     if key not in SPANS:
         return OrganStatus("not_found", reasons=("not a voxel was found",))
+    if _other_side_is_whole(key, evidence):
+        reason = "not a voxel was found, though that of the other side is seen whole"
+        return OrganStatus("not_found", reasons=(reason,))
+    liver_top_mm = _liver_top_mm(evidence)
     if liver_top_mm is None:
         reason = "no organ was found that would tell what is in view"
         return OrganStatus("not_found", reasons=(reason,))
