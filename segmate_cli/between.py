@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli.doubt.score_evidence import SeenSlice
 from segmate_cli.masks import IndexArray, nonzero
 from segmate_cli.planes import Uint8Array
 from segmate_cli.resample import ModelGrid
@@ -32,13 +31,11 @@ class ScoredSlice:
         number: Along the model's slice axis.
         labels: (rows, columns).
         logits: (channels, rows, columns) that the labels were decided from.
-        seen: What the scores say by themselves, where somebody looks at them.
     """
 
     number: int
     labels: Uint8Array
     logits: FloatArray
-    seen: SeenSlice | None = None
 
 
 def scan_slices(

@@ -337,11 +337,17 @@ class ModelGrid:
     ) -> Iterator[Uint8Array]:
         """Slices in the model's axes, at some of its rows and columns, ordered as ``slices``."""
         slices = self._sources()[0]
+        every_row, every_column = (
+            np.array_equal(taken, np.arange(there))
+            for taken, there in zip((rows, columns), self.shape[1:], strict=True)
+        )
         last = -1
         for source in slices[::-1] if self.descending else slices:
             if source != last:  # neighbours often repeat: the scan's slices lie closer
+                last, plane = source, labels[source]
                 # Rows last: they are copied whole.
-                last, plane = source, labels[source].take(columns, 1).take(rows, 0)
+                plane = plane if every_column else plane.take(columns, 1)
+                plane = plane if every_row else plane.take(rows, 0)
             yield plane
 
     def _planes_across(self, labels: Planes) -> Iterator[Uint8Array]:

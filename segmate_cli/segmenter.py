@@ -109,9 +109,9 @@ class Segmenter:
 
     def _watched(self, scored: Iterator[ScoredSlice]) -> Iterator[ScoredSlice]:
         for each in scored:
-            if self.scores is not None and each.seen is not None:
+            if self.scores is not None:
                 with self.watch.stage("gates"):
-                    self.scores.add(each.seen)
+                    self.scores.add(each.number // self.stride, each.labels, each.logits)
             yield each
 
     def position(self, slices: Iterable[FloatArray]) -> SlicePosition | None:
@@ -158,16 +158,9 @@ class Segmenter:
                     logits = self.variant.taken(padded)[:, :, :rows, :columns]
                     if not np.isfinite(logits).all():
                         raise ModelError(_NO_NUMBERS)
-                    labels = self._decide(logits)
-                some = numbers[len(found) : len(found) + len(logits)]
-                with self.watch.stage("gates"):
-                    found += map(self._scored_slice, some, labels, logits)
+                    some = numbers[len(found) : len(found) + len(logits)]
+                    found += map(ScoredSlice, some, self._decide(logits), logits)
         return found
-
-    def _scored_slice(self, number: int, labels: Uint8Array, logits: FloatArray) -> ScoredSlice:
-        at = number // self.stride
-        seen = None if self.scores is None else self.scores.look(at, labels, logits)
-        return ScoredSlice(number, labels, logits, seen)
 
     def _decide(self, logits: FloatArray) -> Uint8Array:
         return decide(logits, self.loaded.manifest)

@@ -18,7 +18,7 @@ def watched(logits: np.ndarray, steps_mm=(3.0, 1.5, 1.5)) -> tuple[OrganScores, 
     extents = [np.full(n, size) for n, size in zip(wins.shape, steps_mm, strict=True)]
     watcher = ScoreWatcher(range(len(logits)), [0.0] * len(logits), tuple(extents))
     for k, labels in enumerate(wins):
-        watcher.add(watcher.look(k, labels, logits[:, k].astype(np.float32)))
+        watcher.add(k, labels, logits[:, k].astype(np.float32))
     return watcher.evidence()
 
 

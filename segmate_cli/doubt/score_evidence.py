@@ -45,20 +45,12 @@ class OrganScores:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenSlice:
-    """One of the model's slices, and what its own scores say.
-
-    Attributes:
-        labels: (rows, columns), as decided from the logits.
-        logits: (channels, rows, columns).
-        extent_mm: How much of the scan it stands for.
-        sums: (7, organs); see ``_ROWS``.
-    """
+class _Slice:
+    """One of the model's slices, and how much of the scan it stands for."""
 
     labels: Uint8Array
     logits: Float32Array
     extent_mm: float
-    sums: FloatArray
 
 
 # Of each organ in mm3: its voxels; then, in the rows looked at, its mask, doubt inside and outside
@@ -68,10 +60,10 @@ _COUNTED, _MASK, _INSIDE, _OUTSIDE, _OVERLAP, _BITS, _OUTLINE = range(len(_ROWS)
 
 
 class ScoreWatcher:
-    """Gathers OrganScores from the model's slices.
+    """Gathers OrganScores as the model's slices go by, each next to the one before.
 
-    ``look`` may be called by several threads at once, on any slice; ``add`` by one, on each slice
-    next to the one before.
+    It looks at them in the thread that takes them from the network: to look in those that made them
+    kept the next slices waiting (4.83 s, and 4.73 s so, for 400 slices).
 
     Args:
         channels: Channel of each organ, by label value from 1 on.
@@ -91,13 +83,13 @@ class ScoreWatcher:
         area_mm2 = rows_mm[:, None] * columns_mm
         self._area_mm2 = area_mm2.reshape(-1)
         self._few_mm2 = area_mm2[::_ROW_STEP].reshape(-1)
-        self._recent: tuple[SeenSlice | None, SeenSlice | None] = (None, None)
+        self._recent: tuple[_Slice | None, _Slice | None] = (None, None)
         self._seen = np.zeros((len(_ROWS), len(channels)))
         # In mm3, what each organ's ends along the body add to the count of its voxels.
         self._ends = np.zeros(len(channels))
 
-    def look(self, number: int, labels: Uint8Array, logits: Float32Array) -> SeenSlice:
-        """What there is to see in a slice by itself.
+    def add(self, number: int, labels: Uint8Array, logits: Float32Array) -> None:
+        """Look at the next of the model's slices.
 
         Args:
             number: Along the model's slice axis.
@@ -111,14 +103,10 @@ class ScoreWatcher:
         self._doubt(few, logits[:, ::_ROW_STEP], sums)
         slice_mm = float(self._slices_mm[number])
         sums[: _OVERLAP + 1] *= slice_mm
-        return SeenSlice(labels, logits, slice_mm, sums)
+        self._seen += sums
+        self._move_on(_Slice(labels, logits, slice_mm))
 
-    def add(self, seen: SeenSlice) -> None:
-        """Take down the next of the model's slices."""
-        self._seen += seen.sums
-        self._move_on(seen)
-
-    def _move_on(self, following: SeenSlice | None) -> None:
+    def _move_on(self, following: _Slice | None) -> None:
         below, here = self._recent
         if here is not None:
             self._ends_in(below, here, following)
@@ -185,7 +173,7 @@ class ScoreWatcher:
             sums[_BITS] += self._sums(organ, bits.sum(axis=0))
             sums[_OUTLINE] += 2 * np.bincount(organ, minlength=self._channels.size)
 
-    def _ends_in(self, below: SeenSlice | None, here: SeenSlice, above: SeenSlice | None) -> None:
+    def _ends_in(self, below: _Slice | None, here: _Slice, above: _Slice | None) -> None:
         """Where organs end above or below a slice: how far its voxels are inside by the scores.
 
         Only there: elsewhere counting errs as often up as down, along outlines of many pixels.
@@ -199,7 +187,7 @@ class ScoreWatcher:
         organ: IndexArray,
         rival: IndexArray,
         pixel: IndexArray,
-        slices: tuple[SeenSlice, SeenSlice, SeenSlice],
+        slices: tuple[_Slice, _Slice, _Slice],
     ) -> FloatArray:
         """Part of voxels on an organ's side of the level where its score equals its rival's."""
         below, here, above = slices
@@ -254,7 +242,7 @@ class ScoreWatcher:
 
 
 def _end_pixels(
-    below: SeenSlice | None, here: SeenSlice, above: SeenSlice | None
+    below: _Slice | None, here: _Slice, above: _Slice | None
 ) -> tuple[IndexArray, IndexArray, IndexArray, npt.NDArray[np.bool_]]:
     """(organ, rival, pixel, whether labelled so) where a slice differs from one beside it.
 
