@@ -127,7 +127,7 @@ def _predict_one(
     args: Namespace, set_up: _SetUp, outputs: list[Path], find: Callable[[], Scan]
 ) -> str:
     """Segment one scan, write it, print the outputs' paths; gives the verdict."""
-    from segmate_cli import pipeline, saving
+    from segmate_cli import pipeline, report, saving, sidecar
     from segmate_cli.flow import Stopwatch
     from segmate_cli.guard import MemoryGuard
 
@@ -154,8 +154,6 @@ def _predict_one(
         for output in written:
             print(output)
     if args.itksnap:
-        from segmate_cli import report, sidecar
-
         files.write_text(sidecar.itksnap_path(outputs[0]), report.itksnap_labels(labels.organs))
     _say(args, f"{model.manifest.title} ({labels.run['engine_description']})")
     for warning in (*labels.run["warnings"], *warnings):

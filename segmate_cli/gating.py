@@ -1,7 +1,4 @@
-"""Gates on the command line: which count, what is printed, how a command ends.
-
-``predict`` asks how it ends before its network runs, so what makes reports is imported where it is.
-"""
+"""Gates on the command line: which count, what is printed, how a command ends."""
 
 from __future__ import annotations
 
@@ -9,25 +6,23 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from segmate_cli import console, files
+from segmate_cli import console, examining, files, sidecar
+from segmate_cli import report as reports
+from segmate_cli.doubt.gates_file import read_gates
+from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.words import Verdict
 from segmate_cli.errors import ExitCode, UsageError
+from segmate_cli.fhir import Reported, render_fhir
+from segmate_cli.gate_list import gate_list
+from segmate_cli.look import terminal
 from segmate_cli.outputs import deliver
-
-if TYPE_CHECKING:
-    from segmate_cli.doubt.rules import Rule
-    from segmate_cli.fhir import Reported
 
 
 def rules_of(args: Namespace) -> tuple[Rule, ...] | None:
     """The gates of ``--gates``; None where it is not given."""
-    if not args.gates:
-        return None
-    from segmate_cli.doubt.gates_file import read_gates
-
-    return read_gates(Path(args.gates))
+    return read_gates(Path(args.gates)) if args.gates else None
 
 
 def gate_exit(args: Namespace, words: Sequence[str]) -> ExitCode:
@@ -38,10 +33,6 @@ def gate_exit(args: Namespace, words: Sequence[str]) -> ExitCode:
 
 def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -> ExitCode:
     """``segmate report`` as table, CSV, TSV, JSON or FHIR; errors as ``examining.examine_path``."""
-    from segmate_cli import examining, fhir
-    from segmate_cli import report as reports
-    from segmate_cli.look import terminal
-
     rules = rules_of(args)
     table = []
     reported = []
@@ -62,7 +53,7 @@ def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -
         if measured.verdict:
             verdicts[str(path)] = measured.verdict
     if args.format == "fhir":
-        deliver(fhir.render_fhir(reported), output)
+        deliver(render_fhir(reported), output)
     elif args.format == "table" and output is None and terminal.wants_colour(sys.stdout):
         terminal.print_table(table, verdicts, sys.stdout)
     else:
@@ -71,9 +62,6 @@ def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -
 
 
 def _reported(path: Path, rows: list[dict[str, Any]], verdict: Verdict | None) -> Reported:
-    from segmate_cli import sidecar
-    from segmate_cli.fhir import Reported
-
     return Reported(files.sha256_of_file(path), rows, verdict, sidecar.content_of(path))
 
 
@@ -89,8 +77,5 @@ def list_gates(args: Namespace) -> ExitCode:
     """``segmate gates``."""
     if (args.action == "explain") != (args.rule is not None):
         raise UsageError("'gates list' takes no rule, 'gates explain' takes one: its id.")
-    from segmate_cli.doubt.rules import RULES
-    from segmate_cli.gate_list import gate_list
-
     sys.stdout.write(gate_list(rules_of(args) or RULES, args.format, args.rule))
     return ExitCode.DONE

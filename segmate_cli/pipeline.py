@@ -6,13 +6,12 @@ never a float copy of the scan and never all logits.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,12 @@ from segmate_cli import memory, organs
 from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, open_bundle
 from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
+from segmate_cli.doubt.record import judgement_record
+from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.scan_evidence import ScanEvidence
 from segmate_cli.doubt.score_evidence import OrganScores, ScoreWatcher
 from segmate_cli.doubt.survey import Survey, Surveyor, Weights
+from segmate_cli.doubt.verdict import Judgement, judge
 from segmate_cli.engines import (
     EngineChoice,
     LoadedModel,
@@ -50,12 +52,6 @@ from segmate_cli.variants import (
     variants_of,
 )
 from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume
-
-if TYPE_CHECKING:
-    from segmate_cli.doubt.rules import Rule
-    from segmate_cli.doubt.verdict import Judgement
-
-_SLICES_BEFORE_IMPORTS = 8
 
 Model = LoadedModel | LoadingModel | Bundle | str | Path
 
@@ -210,7 +206,7 @@ def segment(
         batches = Batches(plan.batch_size, on_watch)
         watcher = _score_watcher(manifest, grid, options)
         network = Segmenter(loaded, grid, batches, watch, progress, _stride(options), watcher)
-        on_grid, position = _segmented(network, tap, _judges_meanwhile(slices))
+        on_grid, position = _segmented(network, tap, slices)
         with watch.stage("clean_up"):
             stayed = clean_up(on_grid, manifest, network.label_grid.voxel_ml)
         overlaps = _overlaps(tap, network, on_grid, position) if options.uncertainty else ()
@@ -224,8 +220,6 @@ def segment(
 
     @cache
     def run() -> dict[str, Any]:
-        from segmate_cli.doubt.record import judgement_record
-
         judged = judging.result()
         return {
             "pixels_sha256": tap.sha256,
@@ -299,13 +293,11 @@ def rules_for(manifest: Manifest, rules: tuple[Rule, ...] | None) -> tuple[Rule,
     """The gates that count for a model: those given, else the built-in ones where they hold."""
     if rules is not None:
         return rules
-    from segmate_cli.doubt.rules import RULES
-
     return RULES if manifest.gates == "adult_ct" else ()
 
 
 def _segmented(
-    network: Segmenter, tap: ScanTap, slices: Iterator[FloatArray]
+    network: Segmenter, tap: ScanTap, slices: Ahead[FloatArray]
 ) -> tuple[PackedPlanes, SlicePosition | None]:
     """Labels, and where the organs begin and end where the network needs to know that first."""
     manifest = network.loaded.manifest
@@ -325,8 +317,6 @@ def _judge(
     rules: tuple[Rule, ...],
     watch: Stopwatch,
 ) -> Judgement:
-    from segmate_cli.doubt.verdict import judge
-
     with watch.stage("gates"):
         table = manifest.organ_table()
         survey = _survey(on_grid, grid, geometry, len(table))
@@ -335,22 +325,6 @@ def _judge(
             seen.scores, seen.kept, keys, seen.overlaps, survey.volume_ml, manifest.intervals
         )
         return judge(survey, dict(enumerate(table, 1)), seen.scan, rules, scores=scores)
-
-
-def _judges_meanwhile(slices: Iterable[FloatArray]) -> Iterator[FloatArray]:
-    """The slices; when some are in the network, what judges its labels is imported beside it.
-
-    Any sooner, the first slice would wait for that.
-    """
-    for n, each in enumerate(slices):
-        if n == _SLICES_BEFORE_IMPORTS:
-            begin(_import_judges)
-        yield each
-
-
-def _import_judges() -> None:
-    for name in ("doubt.record", "doubt.verdict"):
-        importlib.import_module(f"segmate_cli.{name}")
 
 
 def _survey(on_grid: PackedPlanes, grid: ModelGrid, geometry: Geometry, highest: int) -> Survey:
