@@ -1,8 +1,9 @@
 """A checkpoint to the bundle that segmate runs: ``python -m training.export``.
 
-The scores in the manifest are those of ``training.validate``'s JSON; nothing is typed by hand. Large
-weights ship as float16. They are rounded before the export, so that the network whose file is proved
-against PyTorch is the one that is stored and scored; what rounding costs shows in the scores.
+The scores in the manifest are those of ``training.validate``'s JSON; nothing is typed by hand.
+Large weights ship as float16. They are rounded before the export, so that the network whose file
+is proved against PyTorch is the one that is stored and scored; what rounding costs shows in the
+scores.
 """
 
 from __future__ import annotations
