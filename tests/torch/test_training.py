@@ -27,7 +27,17 @@ from phantom import make_phantom  # noqa: E402
 
 from segmate_cli.export import open_onnx  # noqa: E402
 from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint  # noqa: E402
-from training import airway, from_bundle, imagenet, parcel, prepare, pseudo, score_bundle, validate  # noqa: E402
+from training import (  # noqa: E402
+    airway,
+    from_bundle,
+    imagenet,
+    necks,
+    parcel,
+    prepare,
+    pseudo,
+    score_bundle,
+    validate,
+)
 from training.augment import (  # noqa: E402
     Augmentation,
     change_intensities,
@@ -411,6 +421,24 @@ def test_a_trachea_is_followed_through_its_air_down_to_its_fork() -> None:
     assert airway.label_airway(dataclasses.replace(case, known=known_before)) is None
     tissue = np.full_like(case.hu, 40)
     assert airway.label_airway(dataclasses.replace(case, hu=tissue)) is None
+
+
+def test_above_the_lungs_a_neck_has_neither_lung_nor_heart() -> None:
+    found = np.zeros((20, 40, 40), dtype=np.uint8)
+    found[:8, 5:30, 22:38], found[:8, 5:30, 2:18] = 1, 2
+    found[3:15, 10:20, 18:23] = 3
+    found[18, 0:3, 0:3] = 1  # air of the pharynx
+    found[:2, 30:38, 18:22] = 6
+    case = made_case(np.zeros_like(found), np.zeros((20, len(ORGANS)), dtype=np.uint8))
+    labels, known = necks.label_neck(case, found)
+    lung, trachea, heart = ORGANS.index("lung_left"), ORGANS.index("trachea"), ORGANS.index("heart")
+    assert (known[:8, lung] == Known.PSEUDO).all()
+    assert (known[12:, lung] == Known.ABSENT).all()
+    assert (known[:, heart] == Known.ABSENT).all()
+    assert (known[3:15, trachea] == Known.PSEUDO).all()
+    assert not known[15:, trachea].any()
+    assert np.array_equal(labels == 3, found == 3)
+    assert not labels[18].any()
 
 
 def test_training_goes_on_where_it_was_killed(cache: Path, config: Path, tmp_path: Path) -> None:
