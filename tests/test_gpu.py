@@ -127,8 +127,10 @@ def test_cuda_in_python_packages_is_loaded_first_and_in_silence(
     assert capsys.readouterr().out == ""
 
 
-def test_an_onnx_runtime_that_cannot_preload_does_without():
-    gpu.preload_cuda(types.SimpleNamespace())
+def test_an_onnx_runtime_that_cannot_preload_does_without(tiny_bundle, on_cuda, monkeypatch):
+    on_cuda()
+    monkeypatch.delattr(onnxruntime, "preload_dlls", raising=False)
+    assert load_model(open_bundle(tiny_bundle)).device == "cuda:0"
 
 
 def test_the_cap_reaches_the_session(tiny_bundle, on_cuda):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from training.cases import ORGANS, PIXEL_MM, Case, Known, load_cases
+from training.cases import ORGANS, PIXEL_MM, Case, Known, load_cases, save_round
 
 _AIR_HU = -500
 _SMALLEST_MM2, _LARGEST_MM2 = 60.0, 700.0
@@ -110,9 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         completed = label_airway(case)
         if completed is None:
             continue
-        folder = options.cache / case.info.case_id
-        for name, array in zip(("", "_known"), completed, strict=True):
-            np.save(folder / f"{options.round}{name}.npy", array)
+        save_round(options.cache / case.info.case_id, options.round, *completed)
         slices = int((completed[1][:, _TRACHEA] == Known.PSEUDO).sum())
         print(f"{case.info.case_id}: trachea in {slices} slices", flush=True)
 

@@ -19,7 +19,9 @@ from training.cases import PIXEL_MM, Case
 
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
-_STOMACH = 12
+STOMACH = 12
+#: Labels that another contrast phase changes, and those of them that change alike: blood.
+CONTRASTED, BLOOD = (4, 6, 7, 8, 9, 10, 11), (6, 7)
 #: Pairs of labels that a mirrored crop swaps: lungs, kidneys.
 MIRRORED = ((1, 2), (9, 10))
 
@@ -232,10 +234,10 @@ def _change_organs(
         return image
     change = torch.zeros_like(image[:1])
     shared = rng.uniform(-90, 90)
-    for value in (4, 6, 7, 8, 9, 10, 11):
+    for value in CONTRASTED:
         inside = labels == value
         if inside.any():
-            amount = shared if value in (6, 7) else rng.uniform(-50, 60)
+            amount = shared if value in BLOOD else rng.uniform(-50, 60)
             change[0][inside] = amount
     change = F.avg_pool2d(change[None], 3, 1, 1)[0]
     return image + change * (image > -150)
@@ -253,7 +255,7 @@ def fill_bowel(
     field = _smooth_noise(1, 12, config.size, rng)[0]
     blobs = (field > rng.uniform(0.6, 1.4)) & (labels == 0)
     if rng.random() < 0.5:
-        blobs |= labels == _STOMACH
+        blobs |= labels == STOMACH
     amount = F.avg_pool2d(blobs.float()[None], 5, 1, 2)[0] * blobs * rng.uniform(40, 350)
     return image + amount * ((image > -60) & (image < 120))
 

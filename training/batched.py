@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.augment import AIR_HU, Augmentation, scale_hu
+from training.augment import AIR_HU, BLOOD, CONTRASTED, STOMACH, Augmentation, scale_hu
 from training.cases import PIXEL_MM, Case
 from training.sampling import Batch, Sampler
 
-_STOMACH = 12
-_SHARED, _OWN = (6, 7), (4, 8, 9, 10, 11)
+_OWN = tuple(value for value in CONTRASTED if value not in BLOOD)
 _THICK_CHANCE = 0.3
 
 
@@ -270,7 +269,7 @@ class BatchMaker:
         """Labelled organs brighter or darker, as another contrast phase would make them."""
         count = len(image)
         table = torch.zeros(count, 256, device=self.device)
-        table[:, list(_SHARED)] = self.uniform(-90, 90, count, 1)
+        table[:, list(BLOOD)] = self.uniform(-90, 90, count, 1)
         table[:, list(_OWN)] = self.uniform(-50, 60, count, len(_OWN))
         table *= self.chance(self.config.contrast_chance, count)[:, None]
         change = table.gather(1, labels.flatten(1).long()).view(labels.shape)[:, None]
@@ -281,7 +280,7 @@ class BatchMaker:
         count = len(image)
         field = self.smooth_noise(count, 1, 12)[:, 0]
         blobs = (field > self.uniform(0.6, 1.4, count)[:, None, None]) & (labels == 0)
-        blobs |= (labels == _STOMACH) & self.chance(0.5, count)[:, None, None]
+        blobs |= (labels == STOMACH) & self.chance(0.5, count)[:, None, None]
         strength = self.uniform(40, 350, count) * self.chance(self.config.bowel_chance, count)
         wide = F.avg_pool2d(blobs.float()[:, None], 5, 1, 2)
         amount = wide * blobs[:, None] * strength[:, None, None, None]

@@ -84,6 +84,28 @@ def save_case(folder: Path, case: Case) -> None:
     (target / "case.json").write_text(json.dumps(asdict(case.info), indent=1) + "\n")
 
 
+def save_round(
+    folder: Path,
+    name: str,
+    labels: NDArray[np.uint8],
+    known: NDArray[np.uint8],
+    unsure: NDArray[np.uint16] | None = None,
+) -> None:
+    """Write a case's labels of one round of pseudo labels, as ``load_case`` reads them.
+
+    Args:
+        folder: the case's folder.
+        name: the round's.
+        labels: as ``Case.pseudo``.
+        known: as ``Case.known``, completed.
+        unsure: as ``Case.unsure``; what lies there stays where none is given.
+    """
+    np.save(folder / f"{name}.npy", labels)
+    np.save(folder / f"{name}_known.npy", known)
+    if unsure is not None:
+        np.save(folder / f"{name}_unsure.npy", unsure)
+
+
 def load_case(folder: Path, pseudo: str = "") -> Case:
     """Open a case of the cache, arrays memory-mapped.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.cases import ORGANS, Case, Known, load_cases
+from training.cases import ORGANS, Case, Known, load_cases, save_round
 from training.inference import decide, load_network, model_slices, slice_logits, to_case_grid
 from training.pseudo import largest_part
 
@@ -77,10 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         found = to_case_grid(decide(slice_logits(network, model_slices(case))), case)
         labels, known = label_neck(case, found)
+        nothing = np.zeros(labels.shape, dtype=np.uint16)
         folder = options.cache / case.info.case_id
-        np.save(folder / f"{options.round}.npy", labels)
-        np.save(folder / f"{options.round}_unsure.npy", np.zeros(labels.shape, dtype=np.uint16))
-        np.save(folder / f"{options.round}_known.npy", known)
+        save_round(folder, options.round, labels, known, nothing)
         print(case.info.case_id, flush=True)
 
 

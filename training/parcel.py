@@ -1,4 +1,4 @@
-"""The cache in a parcel small enough to send: ``python -m training.parcel pack CACHE PARCEL``.
+"""The cache in a parcel small enough to send: ``python -m training.parcel CACHE PARCEL``.
 
 A GPU that is lent for minutes sits behind a narrow door (tens of megabytes). A prepared cache of
 nine gigabytes goes through it as video: HU companded to 8 bits, cut to the body, coded by HEVC

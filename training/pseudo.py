@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 from torch import nn
 
-from training.cases import ORGANS, Case, Known, load_cases
+from training.cases import ORGANS, Case, Known, load_cases, save_round
 from training.inference import averaged_logits, load_network, model_slices, to_case_grid
 from training.sampling import body_centre
 from training.train import read_config
@@ -155,9 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (folder / f"{options.round}_known.npy").exists():
             continue
         labels, unsure, known = pseudo_labels(case, probabilities(networks, case, options.zooms))
-        np.save(folder / f"{options.round}.npy", labels)
-        np.save(folder / f"{options.round}_unsure.npy", unsure)
-        np.save(folder / f"{options.round}_known.npy", known)
+        save_round(folder, options.round, labels, known, unsure)
         print(summary(case, known), flush=True)
 
 
