@@ -56,6 +56,7 @@ KNOWN_ENCODERS = (
 UNUSED_BLOCKS = ("model.skip_dec2_4.", "model.skip_dec1_3.", "model.skip_dec1_4.")
 
 _ENCODER_PREFIX = "model.encoder."
+_TRAINING_HEADS = ("model.boundary_head", "model.presence_head", "model.deep_head")
 _WRAPPERS = ("model_state", "state_dict", "model_state_dict")
 _UNREADABLE = (
     *(RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError),
@@ -412,6 +413,12 @@ def fill_network(network: SegMate, state: Mapping[str, Tensor], what: str) -> No
         message = f"Cannot load {what}: of {len(wanted)} tensors, {'; '.join(faults)}."
         raise ModelError(f"{message} Check --encoder, or that the file is complete.")
     network.load_state_dict(given, strict=False)
+
+
+def training_heads(network: SegMate) -> dict[str, Tensor]:
+    """The tensors of the heads that `InferenceNetwork` leaves out."""
+    state = network.state_dict()
+    return {key: value for key, value in state.items() if key.startswith(_TRAINING_HEADS)}
 
 
 def _some(keys: list[str], limit: int = 3) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.cases import PIXEL_MM, Case
+from training.cases import PIXEL_MM, SLICE_MM, Case
 
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
@@ -38,19 +38,31 @@ class Augmentation:
         elastic_chance: the body bent smoothly.
         elastic_mm: largest standard deviation of that displacement.
         identity_chance: no rotation and no scaling: crops as sharp as at inference.
-        slice_distance_mm: smallest and largest distance of neighbouring slices, and half of the
-            crops with the model's own 3 mm.
+        own_distance_chance: neighbouring slices lie 3 mm apart, as the model sees them.
+        slice_distance_mm: smallest and largest distance of neighbouring slices otherwise.
+        thick_chance: slices averaged with what lies around them.
+        thickness_mm: smallest and largest distance, then, of what they are averaged with.
         gain: smallest and largest factor on soft tissue.
         offset_hu: largest shift of soft tissue, either way.
         air_chance: lungs more or less inflated, air of another HU: trachea and lung may look alike.
         air_gain: smallest and largest factor, then, on what lies above -1000 HU in air and lung.
+        air_hu: smallest and largest HU that are then added.
         contrast_chance: labelled organs brighter or darker, as other contrast phases are.
+        blood_hu: smallest and largest change, then, of heart and aorta, which change alike.
+        organ_hu: smallest and largest change, then, of each other organ.
         bowel_chance: parts of what no label claims brightened, as bowel with contrast is.
-        noise_hu: largest standard deviation of added noise.
-        clip_chance: nothing above 275 HU, as some sources have it.
-        step_chance: levels of 16 to 48 HU, as 8-bit sources have them.
+        bowel_hu: least and most that they are brightened.
+        noise_chance: noise added.
+        noise_hu: its largest standard deviation.
+        grain_chance: that noise coarse in grain.
+        clip_chance: nothing above a level, as some sources have it.
+        clip_hu: lowest and highest such level.
+        step_chance: HU in steps, as 8-bit sources have them.
+        step_hu: smallest and largest such step.
         blur_chance: in-plane blur or sharpening.
-        coarse_chance: pixels two to three times as wide, as some archives keep them.
+        blur: smallest and largest share, then, of a 3 x 3 mean; below 0 it sharpens.
+        coarse_chance: pixels wider, as some archives keep them.
+        coarse_factor: smallest and largest number of times that they are as wide.
         cut_chance: a smaller field of view, round or straight.
         mirror_chance: left and right swapped in image and labels.
     """
@@ -62,18 +74,31 @@ class Augmentation:
     elastic_chance: float = 0.0
     elastic_mm: float = 5.0
     identity_chance: float = 0.25
+    own_distance_chance: float = 0.5
     slice_distance_mm: tuple[float, float] = (1.5, 6.0)
+    thick_chance: float = 0.3
+    thickness_mm: tuple[float, float] = (0.5, 2.5)
     gain: tuple[float, float] = (0.85, 1.2)
     offset_hu: float = 25.0
     air_chance: float = 0.0
     air_gain: tuple[float, float] = (0.3, 1.5)
+    air_hu: tuple[float, float] = (0.0, 60.0)
     contrast_chance: float = 0.2
+    blood_hu: tuple[float, float] = (-90.0, 90.0)
+    organ_hu: tuple[float, float] = (-50.0, 60.0)
     bowel_chance: float = 0.0
+    bowel_hu: tuple[float, float] = (40.0, 350.0)
+    noise_chance: float = 0.4
     noise_hu: float = 40.0
+    grain_chance: float = 0.5
     clip_chance: float = 0.15
+    clip_hu: tuple[float, float] = (230.0, 300.0)
     step_chance: float = 0.1
+    step_hu: tuple[float, float] = (16.0, 48.0)
     blur_chance: float = 0.2
+    blur: tuple[float, float] = (-0.9, 1.0)
     coarse_chance: float = 0.0
+    coarse_factor: tuple[float, float] = (1.5, 3.0)
     cut_chance: float = 0.1
     mirror_chance: float = 0.0
 
@@ -161,8 +186,10 @@ def neighbours(
     case: Case, position: float, config: Augmentation, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Three slices around a position, interpolated between the scan's own, in HU."""
-    distance = 3.0 if rng.random() < 0.5 else rng.uniform(*config.slice_distance_mm)
-    thickness = rng.uniform(0.5, 2.5) if rng.random() < 0.3 else 0.0
+    own_distance = rng.random() < config.own_distance_chance
+    distance = SLICE_MM if own_distance else rng.uniform(*config.slice_distance_mm)
+    thick = rng.random() < config.thick_chance
+    thickness = rng.uniform(*config.thickness_mm) if thick else 0.0
     step = distance / case.info.slice_mm
     blur = thickness / case.info.slice_mm
     planes = []
@@ -233,11 +260,11 @@ def _change_organs(
     if rng.random() >= config.contrast_chance:
         return image
     change = torch.zeros_like(image[:1])
-    shared = rng.uniform(-90, 90)
+    shared = rng.uniform(*config.blood_hu)
     for value in CONTRASTED:
         inside = labels == value
         if inside.any():
-            amount = shared if value in BLOOD else rng.uniform(-50, 60)
+            amount = shared if value in BLOOD else rng.uniform(*config.organ_hu)
             change[0][inside] = amount
     change = F.avg_pool2d(change[None], 3, 1, 1)[0]
     return image + change * (image > -150)
@@ -256,7 +283,8 @@ def fill_bowel(
     blobs = (field > rng.uniform(0.6, 1.4)) & (labels == 0)
     if rng.random() < 0.5:
         blobs |= labels == STOMACH
-    amount = F.avg_pool2d(blobs.float()[None], 5, 1, 2)[0] * blobs * rng.uniform(40, 350)
+    wide = F.avg_pool2d(blobs.float()[None], 5, 1, 2)[0]
+    amount = wide * blobs * rng.uniform(*config.bowel_hu)
     return image + amount * ((image > -60) & (image < 120))
 
 
@@ -265,20 +293,21 @@ def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Gener
     gain, offset = rng.uniform(*config.gain), rng.uniform(-1, 1) * config.offset_hu
     soft = ((image + 400) / 200).clamp(0, 1)
     if rng.random() < config.air_chance:
-        change = (image - AIR_HU) * (rng.uniform(*config.air_gain) - 1) + rng.uniform(0, 60)
-        image = image + (1 - soft) * change
+        thinner = rng.uniform(*config.air_gain) - 1
+        image = image + (1 - soft) * ((image - AIR_HU) * thinner + rng.uniform(*config.air_hu))
     image = image + soft * (image * (gain - 1) + offset)
     if rng.random() < config.blur_chance:
         smooth = F.avg_pool2d(image[None], 3, 1, 1, count_include_pad=False)[0]
-        image = image + rng.uniform(-0.9, 1.0) * (smooth - image)
+        image = image + rng.uniform(*config.blur) * (smooth - image)
     if rng.random() < config.coarse_chance:
-        image = _coarser(image, rng.uniform(1.5, 3.0))
-    if rng.random() < 0.4:
-        image = image + _noise(image.shape, rng) * rng.uniform(0, config.noise_hu)
+        image = _coarser(image, rng.uniform(*config.coarse_factor))
+    if rng.random() < config.noise_chance:
+        noise = _noise(image.shape, config.grain_chance, rng)
+        image = image + noise * rng.uniform(0, config.noise_hu)
     if rng.random() < config.clip_chance:
-        image = image.clamp_max(rng.uniform(230, 300))
+        image = image.clamp_max(rng.uniform(*config.clip_hu))
     if rng.random() < config.step_chance:
-        step = rng.uniform(16, 48)
+        step = rng.uniform(*config.step_hu)
         image = torch.round(image / step) * step
     return image
 
@@ -290,10 +319,10 @@ def _coarser(image: Tensor, factor: float) -> Tensor:
     return F.interpolate(small, image.shape[1:], mode="bilinear", align_corners=False)[0]
 
 
-def _noise(shape: torch.Size, rng: np.random.Generator) -> Tensor:
+def _noise(shape: torch.Size, grain_chance: float, rng: np.random.Generator) -> Tensor:
     """Noise of standard deviation 1, fine or coarse in grain."""
     noise = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
-    if rng.random() < 0.5:
+    if rng.random() < grain_chance:
         noise = F.avg_pool2d(noise[None], 3, 1, 1)[0] * 3.0
     return noise
 

@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.augment import AIR_HU, BLOOD, CONTRASTED, STOMACH, Augmentation, scale_hu
-from training.cases import PIXEL_MM, Case
+from training.cases import PIXEL_MM, SLICE_MM, Case
 from training.sampling import Batch, Sampler
 
 _OWN = tuple(value for value in CONTRASTED if value not in BLOOD)
-_THICK_CHANCE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +173,13 @@ class BatchMaker:
 
     def slices(self, case: Tensor, position: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Three slices (N, 3, H, W) in HU around each position; the first ones thicker."""
-        count = len(case)
-        thick = round(_THICK_CHANCE * count)
-        distance = torch.where(
-            self.chance(0.5, count), 3.0, self.uniform(*self.config.slice_distance_mm, count)
-        )
+        config, count = self.config, len(case)
+        thick = round(config.thick_chance * count)
+        own_distance = self.chance(config.own_distance_chance, count)
+        distance = self.uniform(*config.slice_distance_mm, count)
+        distance = torch.where(own_distance, SLICE_MM, distance)
         step = distance / self.volumes.slice_mm[case]
-        blur = self.uniform(0.5, 2.5, thick) / self.volumes.slice_mm[case[:thick]]
+        blur = self.uniform(*config.thickness_mm, thick) / self.volumes.slice_mm[case[:thick]]
         planes = []
         for offset in (-step, torch.zeros_like(step), step):
             plane = self.slice_at(case, position + offset, rows, columns)
@@ -232,18 +231,18 @@ class BatchMaker:
         offset = each(self.uniform(-1, 1, count) * config.offset_hu)
         soft = ((image + 400) / 200).clamp(0, 1)
         air = each(self.uniform(*config.air_gain, count)) - 1
-        change = (image - AIR_HU) * air + each(self.uniform(0, 60, count))
+        change = (image - AIR_HU) * air + each(self.uniform(*config.air_hu, count))
         inflated = each(self.chance(config.air_chance, count))
         image = image + (1 - soft) * change * inflated
         image = image + soft * (image * (gain - 1) + offset)
-        mix = self.uniform(-0.9, 1.0, count) * self.chance(config.blur_chance, count)
+        mix = self.uniform(*config.blur, count) * self.chance(config.blur_chance, count)
         smooth = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
         image = self.coarsen(image + each(mix) * (smooth - image))
-        image = image + self.noise(image) * each(self.chance(0.4, count))
-        high = self.uniform(230, 300, count)
+        image = image + self.noise(image) * each(self.chance(config.noise_chance, count))
+        high = self.uniform(*config.clip_hu, count)
         high = torch.where(self.chance(config.clip_chance, count), high, 1e5)
         image = torch.minimum(image, each(high))
-        step = each(self.uniform(16, 48, count))
+        step = each(self.uniform(*config.step_hu, count))
         stepped = each(self.chance(config.step_chance, count))
         return torch.where(stepped, torch.round(image / step) * step, image)
 
@@ -252,7 +251,7 @@ class BatchMaker:
         count = round(self.config.coarse_chance * len(image))
         if not count:
             return image
-        size = round(image.shape[-1] / self.shapes.uniform(1.5, 3.0))
+        size = round(image.shape[-1] / self.shapes.uniform(*self.config.coarse_factor))
         small = F.interpolate(image[-count:], (size, size), mode="area")
         wide = F.interpolate(small, image.shape[2:], mode="bilinear", align_corners=False)
         return torch.cat([image[:-count], wide])
@@ -261,7 +260,7 @@ class BatchMaker:
         """Noise of random strength, fine or coarse in grain."""
         count = len(image)
         noise = self.normal(*image.shape)
-        grained = self.chance(0.5, count)[:, None, None, None]
+        grained = self.chance(self.config.grain_chance, count)[:, None, None, None]
         noise = torch.where(grained, F.avg_pool2d(noise, 3, 1, 1) * 3.0, noise)
         return noise * self.uniform(0, self.config.noise_hu, count)[:, None, None, None]
 
@@ -269,8 +268,8 @@ class BatchMaker:
         """Labelled organs brighter or darker, as another contrast phase would make them."""
         count = len(image)
         table = torch.zeros(count, 256, device=self.device)
-        table[:, list(BLOOD)] = self.uniform(-90, 90, count, 1)
-        table[:, list(_OWN)] = self.uniform(-50, 60, count, len(_OWN))
+        table[:, list(BLOOD)] = self.uniform(*self.config.blood_hu, count, 1)
+        table[:, list(_OWN)] = self.uniform(*self.config.organ_hu, count, len(_OWN))
         table *= self.chance(self.config.contrast_chance, count)[:, None]
         change = table.gather(1, labels.flatten(1).long()).view(labels.shape)[:, None]
         return image + F.avg_pool2d(change, 3, 1, 1) * (image > -150)
@@ -281,7 +280,8 @@ class BatchMaker:
         field = self.smooth_noise(count, 1, 12)[:, 0]
         blobs = (field > self.uniform(0.6, 1.4, count)[:, None, None]) & (labels == 0)
         blobs |= (labels == STOMACH) & self.chance(0.5, count)[:, None, None]
-        strength = self.uniform(40, 350, count) * self.chance(self.config.bowel_chance, count)
+        strength = self.uniform(*self.config.bowel_hu, count)
+        strength = strength * self.chance(self.config.bowel_chance, count)
         wide = F.avg_pool2d(blobs.float()[:, None], 5, 1, 2)
         amount = wide * blobs[:, None] * strength[:, None, None, None]
         return image + amount * ((image > -60) & (image < 120))

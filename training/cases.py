@@ -21,6 +21,8 @@ ORGANS = (
 )
 #: In-plane spacing of the model's grid, and of every prepared case.
 PIXEL_MM = 1.5
+#: Distance of the slices that the model sees.
+SLICE_MM = 3.0
 #: Label of a voxel that is no other organ, and about which the aorta is unsure (its branches).
 AMBIGUOUS_AORTA = 254
 

@@ -18,7 +18,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from segmate_cli.network import NetworkConfig, SegMate, build_network, fill_network
+from segmate_cli.network import NetworkConfig, SegMate, build_network, fill_network, training_heads
 from training.cases import ORGANS
 
 _PREFIX = "network."
@@ -63,13 +63,6 @@ def network_from_bundle(bundle: Path) -> SegMate:
     state = dict(exported_tensors(onnx_path))
     fill_network(network, {**training_heads(network), **state}, str(onnx_path))
     return network
-
-
-def training_heads(network: SegMate) -> dict[str, Tensor]:
-    """The tensors of the heads that are not exported."""
-    names = ("boundary_head", "presence_head", "deep_head")
-    state = network.state_dict()
-    return {key: value for key, value in state.items() if any(name in key for name in names)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from segmate_cli.network import network_from_checkpoint
 from training.augment import AIR_HU, scale_hu
-from training.cases import ORGANS, Case
+from training.cases import ORGANS, SLICE_MM, Case
 
-SLICE_MM = 3.0
 #: Cleans labels (k, H, W), in place or not, of slices that lie so many millimetres apart.
 Clean = Callable[[NDArray[np.uint8], float], NDArray[np.uint8]]
 _STRIDE = 32

@@ -24,11 +24,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmate_cli.network import NetworkConfig, SegMate, build_network, fill_network, load_state
+from segmate_cli.network import (
+    NetworkConfig,
+    SegMate,
+    build_network,
+    fill_network,
+    load_state,
+    training_heads,
+)
 from training.augment import Augmentation
 from training.batched import BatchMaker, Choices, choose, gather_volumes
 from training.cases import ORGANS, Case, load_cases
-from training.from_bundle import training_heads
 from training.losses import (
     boundary_loss,
     deep_loss,

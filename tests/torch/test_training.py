@@ -98,6 +98,17 @@ def made_case(labels: np.ndarray, known: np.ndarray) -> Case:
     return Case(CaseInfo("made", 3.0, 2.0), hu, labels, known, usable)
 
 
+@pytest.fixture
+def small_body() -> Case:
+    """A liver, an aorta and a stomach, in slices that differ."""
+    labels = np.zeros((9, 80, 80), dtype=np.uint8)
+    labels[2:7, 20:60, 20:50], labels[3:6, 30:40, 60:70], labels[1:5, 50:60, 60:70] = 8, 7, 12
+    case = made_case(labels, np.ones((9, len(ORGANS)), dtype=np.uint8))
+    case.hu[labels > 0] += labels[labels > 0]
+    case.hu[:, 5:10] = -850
+    return case
+
+
 def test_prepared_volumes_keep_axes_and_labels(cache: Path) -> None:
     case = load_case(cache / "one")
     phantom = make_phantom(11, (8.0, 4.5, 4.5))
@@ -330,6 +341,43 @@ def test_a_batch_is_its_seed(cache: Path) -> None:
     first, again, other = (draw_batch(sampler, 2, seed) for seed in ((1, 5), (1, 5), (1, 6)))
     assert torch.equal(first.slices, again.slices)
     assert not torch.equal(first.slices, other.slices)
+
+
+def test_a_seeds_crops_stay_what_they_were(small_body: Case) -> None:
+    settings = Augmentation(
+        **{"size": 48, "elastic_chance": 0.3, "air_chance": 0.5, "bowel_chance": 0.5},
+        coarse_chance=0.3,
+    )
+    rng = np.random.default_rng(7)
+    places = np.linspace(1, 7, 40)
+    crops = [draw_crop(small_body, at, (40.0, 40.0), settings, rng) for at in places]
+    # As many numbers drawn as when this was written, in the same order: a run goes on as it began.
+    assert rng.random() == 0.15093437318125313
+    assert np.mean([crop.slices.mean() for crop in crops]) == pytest.approx(-0.737467, abs=1e-5)
+    maker = BatchMaker(gather_volumes([small_body], torch.device("cpu")), settings, 5)
+    where = Choices(torch.zeros(10).long(), torch.linspace(1, 7, 10), torch.full((10, 2), 40.0))
+    assert maker.make(where).slices.mean() == pytest.approx(-0.799824, abs=1e-5)
+
+
+NOISY: dict[str, Any] = {"noise_chance": 1.0, "noise_hu": 90.0}
+
+
+@pytest.mark.parametrize("louder", [NOISY, {"thick_chance": 1.0}], ids=("noise", "thick"))
+def test_noise_and_thick_slices_are_a_configurations_to_set(
+    small_body: Case, louder: dict[str, Any]
+) -> None:
+    none = STILL | {"size": 48, "noise_chance": 0.0, "thick_chance": 0.0}
+    volumes = gather_volumes([small_body], torch.device("cpu"))
+    where = Choices(torch.zeros(4).long(), torch.full((4,), 2.0), torch.full((4, 2), 40.0))
+
+    def made(changed: dict[str, Any]) -> list[torch.Tensor]:
+        settings, rng = Augmentation(**none | changed), np.random.default_rng(2)
+        single = [draw_crop(small_body, 2.0, (40.0, 40.0), settings, rng).slices for _ in range(4)]
+        return [torch.stack(single), BatchMaker(volumes, settings, 1).make(where).slices]
+
+    for plain, changed in zip(made({}), made(louder), strict=True):
+        assert torch.equal(plain[0], plain[3])
+        assert ((plain - changed).abs().amax((1, 2, 3)) > 0.01).all()
 
 
 def test_pseudo_labels_are_sure_and_on_their_side() -> None:
