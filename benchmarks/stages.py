@@ -131,8 +131,8 @@ def record(options: list[str]) -> tuple[list[Span], float]:
         with recorder.stage("write"), write(*given, **named) as stream:
             yield stream
 
-    commands = __import__("segmate_cli.commands", fromlist=["commands"])
-    commands.start_loading_of = begin_loading
+    predicting = __import__("segmate_cli.predicting", fromlist=["predicting"])
+    predicting.start_loading_of = begin_loading
     files.write_atomically = write_atomically  # type: ignore[assignment]
     flow.Stopwatch.stage = lambda _, name: recorder.stage(name)  # type: ignore[method-assign, assignment, misc]
     code = cli.main(["predict", *options])

@@ -77,8 +77,10 @@ def progress(style: ProgressStyle) -> Iterator[Progress]:
         yield no_progress
 
 
-def say(message: str, *, style: ProgressStyle = "auto") -> None:
-    """Tell the person at the terminal something; a JSON line where progress is JSON."""
+def say(message: str, *, style: ProgressStyle = "auto", quiet: bool = False) -> None:
+    """Tell the person at the terminal something, if they want to hear it; JSON as progress is."""
+    if quiet:
+        return
     text = json.dumps({"message": message}) if style == "json" else f"segmate: {message}"
     _print(text, sys.stderr)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from segmate_cli import errors
-from segmate_cli.cli import build_parser
 from segmate_cli.errors import ExitCode, SegmateError
+from segmate_cli.options import build_parser
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -139,5 +139,5 @@ def merge(args: Namespace) -> int:
 
 
 def _say(args: Namespace, message: str) -> None:
-    if not args.quiet:
-        console.say(message, style="json" if args.progress == "json" else "auto")
+    style: console.ProgressStyle = "json" if args.progress == "json" else "auto"
+    console.say(message, style=style, quiet=args.quiet)

@@ -96,9 +96,9 @@ def compare(args: Namespace) -> ExitCode:
         files.check_output(output, overwrite=args.overwrite)
     style = _style(format_of(output, args.format, pages=False), ())
     pairs, alone = evaluation.find_pairs(Path(args.a), Path(args.b))
-    if alone and not args.quiet:
+    if alone:
         text = f"in one of them alone, so not compared: {', '.join(alone)}"
-        console.say(text, style=args.progress)
+        console.say(text, style=args.progress, quiet=args.quiet)
     found = []
     with console.progress("none" if args.quiet else args.progress) as progress:
         for n, pair in enumerate(pairs, 1):
