@@ -29,6 +29,8 @@ from benchmarks.doubt_failures import Patient, on_body
 from segmate_cli import pipeline, scans
 from segmate_cli.bundle import MANIFEST_NAME, Bundle, Intervals, open_bundle, parse_manifest
 from segmate_cli.doubt.rules import BY_ID
+from segmate_cli.nifti import open_nifti
+from segmate_cli.nifti_labels import read_labels
 from segmate_cli.variants import interval
 from segmate_cli.volume import Labels
 
@@ -52,7 +54,7 @@ def found_in(path: Path, name: str, model: Any) -> list[dict[str, Any]]:
     """An organ's row of the sidecar, what its scores said, and a hand's label beside it."""
     info = json.loads((path.parent / "info.json").read_text())
     scan = scans.load(path)
-    hands = scans.nifti.read_labels(scans.nifti.open_nifti(path.parent / "labels.nii.gz"), {})
+    hands = read_labels(open_nifti(path.parent / "labels.nii.gz"), {})
     first = -int(info["full_body_slices"]) if name.startswith(MASKED) else 0
     patient = Patient(name, scan, replace_values(hands, scan)).but(
         hu=scan.hu[first:], values=hands.values[first:]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmate_cli import files, nifti
+from segmate_cli import files, nifti, nifti_labels
 from segmate_cli.errors import AmbiguousSeriesError, SegmateError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.hounsfield import check_hu
@@ -67,7 +67,7 @@ def _inspect_nifti(path: Path) -> dict[str, Any]:
         "slope": file.slope,
         "intercept": file.intercept,
     }
-    names = nifti.label_names(file)
+    names = nifti_labels.label_names(file)
     if names:
         found["labels"] = {value: organ.key for value, organ in names.items()}
         return found

@@ -1,4 +1,4 @@
-"""NIfTI files in and out: scans as int16 HU, label maps with names and colours in the header.
+"""NIfTI files: headers, checked, and scans as int16 HU; label maps are in ``nifti_labels``.
 
 Voxels are streamed slice by slice, so that no float copy of a scan ever exists and the checksum at
 the end of a gzip file is always reached. The source of the header layout is NIfTI-1.1 and -2.
@@ -6,43 +6,27 @@ the end of a gzip file is always reached. The source of the header layout is NIf
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import sys
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-from xml.etree import ElementTree
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segmate_cli import files
 from segmate_cli.errors import GeometryError, NotHounsfieldError, UnreadableError, one_line
-from segmate_cli.flow import Ahead
-from segmate_cli.geometry import Geometry, geometry_from_ras, ras_affine
-from segmate_cli.organs import Organ, foreign_organ
-from segmate_cli.volume import (
-    Hounsfield,
-    LabelMap,
-    Labels,
-    LabelValues,
-    NiftiSource,
-    Scan,
-    Volume,
-)
+from segmate_cli.geometry import Geometry, geometry_from_ras
+from segmate_cli.gzipped import is_gzip_name, open_unzipped
+from segmate_cli.volume import Hounsfield, NiftiSource, Scan, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
-# ecode 0 is what TotalSegmentator writes its label table under, 30 is Caret's own.
-_LABEL_TABLE_CODES = (0, 30)
 _INT16 = np.iinfo(np.int16)
-# Planes of labels that are made while others are deflated.
-_PLANES_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +55,10 @@ class NiftiFile:
     offset: int
     warnings: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True, slots=True)
-class LabelFile:
-    """A ``LabelMap`` in a file, read slice by slice, as often as it is asked for.
-
-    Attributes:
-        file: Its header.
-        organs: What its values mean.
-    """
-
-    file: NiftiFile
-    organs: dict[int, Organ]
-
-    @property
-    def geometry(self) -> Geometry:
-        """Where the voxels lie."""
-        return self.file.geometry
-
     @property
     def source(self) -> NiftiSource:
-        """The file itself."""
-        return NiftiSource(self.file.path, self.file.header, self.file.ndim)
-
-    @property
-    def run(self) -> None:
-        """Unknown."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The widest that a slice may have."""
-        small = self.file.dtype == np.uint8 and (self.file.slope, self.file.intercept) == (1.0, 0.0)
-        return np.dtype(np.uint8 if small else np.uint16)
-
-    def planes(self) -> Iterator[LabelValues]:
-        """Yield the slices; errors as ``label_planes``."""
-        return label_planes(self.file)
+        """The file, as what is made of it remembers it."""
+        return NiftiSource(self.path, self.header, self.ndim)
 
 
 def is_nifti_name(path: Path) -> bool:
@@ -166,8 +118,7 @@ def open_nifti(path: Path, *, assume_ras: bool = False) -> NiftiFile:
 
 def as_scan(file: NiftiFile) -> Scan:
     """The scan in a file, ready to be read slice by slice."""
-    source = NiftiSource(file.path, file.header, file.ndim)
-    return Scan(file.geometry, lambda: hu_planes(file), source, file.warnings)
+    return Scan(file.geometry, lambda: hu_planes(file), file.source, file.warnings)
 
 
 def read_volume(file: NiftiFile) -> Volume:
@@ -183,7 +134,7 @@ def hu_planes(file: NiftiFile) -> Iterator[Hounsfield]:
         NotHounsfieldError: NaN or infinite voxels, with their count in the whole file.
     """
     not_finite = 0
-    for values in _slices(file):
+    for values in slices(file):
         if values.dtype == np.int16:
             yield values
             continue
@@ -202,79 +153,32 @@ def hu_planes(file: NiftiFile) -> Iterator[Hounsfield]:
         )
 
 
-def read_labels(file: NiftiFile, names: dict[int, Organ] | None = None) -> Labels:
-    """Read a label map: whole numbers from 0; names from the header where none are given.
+def slices(file: NiftiFile) -> Iterator[npt.NDArray[Any]]:
+    """Yield slices k = 0, 1, ... as (j, i) arrays, scaled, then read to the file's end.
 
     Raises:
-        UnreadableError: The file is cut, or holds numbers that are no labels.
+        UnreadableError: The file is cut or damaged.
     """
-    values: npt.NDArray[Any] = np.empty(file.geometry.shape, dtype=np.uint8)
-    for k, plane in enumerate(label_planes(file)):
-        if plane.dtype != np.uint8 and values.dtype == np.uint8:
-            values = values.astype(np.uint16)
-        values[k] = plane
-    found = label_names(file) if names is None else names
-    return Labels(values, file.geometry, found, NiftiSource(file.path, file.header, file.ndim))
-
-
-def label_planes(file: NiftiFile) -> Iterator[LabelValues]:
-    """Yield a label map's slices k = 0, 1, ... as uint8, or uint16 where a slice needs it.
-
-    Raises:
-        UnreadableError: The file is cut, or holds numbers that are no labels.
-    """
-    for k, raw in enumerate(_slices(file)):
-        if not np.isfinite(raw).all() or raw.min() < 0 or raw.max() > 65535 or (raw % 1).any():
-            raise UnreadableError(
-                f"{file.path}: slice {k} holds numbers that are no labels (whole, 0 to 65535); "
-                "is it a scan? Give a label map."
-            )
-        yield raw.astype(np.uint8 if raw.max() <= 255 else np.uint16)
-
-
-def label_names(file: NiftiFile) -> dict[int, Organ]:
-    """The label table in the header's extensions (segmate's or TotalSegmentator's), or {}."""
-    for extension in file.header.extensions:
-        if extension.get_code() not in _LABEL_TABLE_CODES:
-            continue
-        content = extension.get_content()
-        text = content if isinstance(content, bytes) else str(content).encode()
-        if b"<CaretExtension" in text:
-            return _parse_label_table(file.path, text.rstrip(b"\x00"))
-    return {}
-
-
-def write_labels(labels: LabelMap, path: Path) -> str:
-    """Write a label map on its scan's grid, with names and colours in the header.
-
-    Returns:
-        sha256 of the voxels, little-endian in (k, j, i) order.
-
-    The header repeats the scan's shape, sform, qform, their codes and units; texts and extensions
-    of the scan, which may name a patient, are left out.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    header = _label_header(labels)
-    digest = hashlib.sha256()
-    compress = path.name.lower().endswith(".gz")
-    with (
-        files.write_atomically(path) as raw,
-        _writer(raw, compress) as stream,
-        Ahead(_as_written(labels), _PLANES_AHEAD) as planes,
-    ):
-        header.write_to(stream)  # writes the extension flag and the extensions, too
-        stream.write(b"\x00" * (int(header["vox_offset"]) - stream.tell()))
-        for plane in planes:
-            digest.update(plane.data)
-            stream.write(plane.data)
-    return digest.hexdigest()
-
-
-def _as_written(labels: LabelMap) -> Generator[npt.NDArray[Any], None, None]:
-    for plane in labels.planes():
-        yield np.ascontiguousarray(plane, dtype=labels.dtype.newbyteorder("<"))
+    count, rows, columns = file.geometry.shape
+    size = rows * columns * file.dtype.itemsize
+    scaled = file.slope != 1.0 or file.intercept != 0.0
+    try:
+        with open_unzipped(file.path) as stream:
+            stream.seek(file.offset)
+            for k in range(count):
+                data = stream.read(size)
+                if len(data) < size:
+                    raise UnreadableError(
+                        f"{file.path}: cut short in slice {k} of {count}; copy it again."
+                    )
+                values = np.frombuffer(data, file.dtype).reshape(rows, columns)
+                yield values * file.slope + file.intercept if scaled else values
+            while stream.read(1 << 20):  # gzip compares its checksum at the very end
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableError(
+            f"{file.path}: cut short or damaged ({one_line(error)}); copy it again."
+        ) from error
 
 
 def _load_header(path: Path) -> Any:
@@ -302,7 +206,7 @@ def _check_magic(path: Path) -> None:
             start = stream.read(2)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror}).") from error
-    zipped = path.name.lower().endswith(".gz")
+    zipped = is_gzip_name(path)
     if not start:
         raise UnreadableError(f"{path}: the file is empty; copy or export it again.")
     if zipped and start != _GZIP_MAGIC:
@@ -363,7 +267,7 @@ def _geometry(
 def _stored_sizes_mm(path: Path, header: Any) -> list[float]:
     """Voxel sizes as the file has them: nibabel has already made 1 of 0 and + of -."""
     try:
-        with _reader(path) as stream:
+        with open_unzipped(path) as stream:
             stored = type(header).from_fileobj(stream, check=False)
     except (OSError, EOFError, zlib.error) as error:  # nibabel reads less far than a cut file
         raise UnreadableError(
@@ -379,113 +283,6 @@ def _disagreement(header: Any, shape: tuple[int, int, int]) -> list[str]:
     if worst_mm < 1.0:
         return []
     return [f"sform and qform disagree by up to {worst_mm:.1f} mm; the sform was used."]
-
-
-def _slices(file: NiftiFile) -> Iterator[npt.NDArray[Any]]:
-    """Yield slices k = 0, 1, ... as (j, i) arrays, scaled, then read to the file's end."""
-    slices, rows, columns = file.geometry.shape
-    size = rows * columns * file.dtype.itemsize
-    scaled = file.slope != 1.0 or file.intercept != 0.0
-    try:
-        with _reader(file.path) as stream:
-            stream.seek(file.offset)
-            for k in range(slices):
-                data = stream.read(size)
-                if len(data) < size:
-                    raise UnreadableError(
-                        f"{file.path}: cut short in slice {k} of {slices}; copy it again."
-                    )
-                values = np.frombuffer(data, file.dtype).reshape(rows, columns)
-                yield values * file.slope + file.intercept if scaled else values
-            while stream.read(1 << 20):  # gzip compares its checksum at the very end
-                pass
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableError(
-            f"{file.path}: cut short or damaged ({one_line(error)}); copy it again."
-        ) from error
-
-
-def _reader(path: Path) -> IO[bytes]:
-    if not path.name.lower().endswith(".gz"):
-        return path.open("rb")
-    return _gzip_module().open(path, "rb")  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _writer(raw: IO[bytes], compress: bool) -> Iterator[IO[bytes]]:
-    if not compress:
-        yield raw
-        return
-    # No name and no time in the gzip header: the same labels give the same bytes.
-    with _gzip_module().GzipFile("", "wb", 1, raw, 0) as stream:
-        yield stream
-
-
-def _gzip_module() -> Any:
-    """Intel's isal reads and writes gzip about twice as fast as zlib, where it is installed."""
-    try:
-        from isal import igzip
-    except ImportError:
-        import gzip
-
-        return gzip
-    return igzip
-
-
-def _label_header(labels: LabelMap) -> Any:
-    import nibabel
-
-    if isinstance(labels.source, NiftiSource):
-        header = labels.source.header.copy()
-        if header.endianness != "<":
-            header = header.as_byteswapped("<")
-        for text in ("descrip", "aux_file", "db_name", "intent_name"):
-            if text in header:
-                header[text] = b""
-    else:
-        header = nibabel.Nifti1Header()
-        k, j, i = labels.geometry.shape
-        header.set_data_shape((i, j, k))
-        header.set_sform(ras_affine(labels.geometry), code=1)
-        header.set_qform(ras_affine(labels.geometry), code=1, strip_shears=True)
-        header.set_xyzt_units("mm")
-    header.set_data_dtype(labels.dtype)
-    header.set_slope_inter(1.0, 0.0)
-    header["cal_min"] = header["cal_max"] = header["vox_offset"] = 0
-    header.set_intent("label")
-    header["descrip"] = b"segmate labels"
-    table = nibabel.nifti1.Nifti1Extension(0, _label_table(labels.organs))
-    header.extensions = type(header.extensions)([table])
-    # write_to fills in the offset only when it is asked to write; the padding needs it before.
-    header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
-    return header
-
-
-def _label_table(names: dict[int, Organ]) -> bytes:
-    """The label table in Caret's XML, as TotalSegmentator writes and reads it."""
-    rows = []
-    for value, organ in sorted(names.items()):
-        red, green, blue = (round(part / 255, 4) for part in organ.rgb)
-        colour = f'Red="{red}" Green="{green}" Blue="{blue}" Alpha="1"'
-        rows.append(f'<Label Key="{value}" {colour}><![CDATA[{organ.key}]]></Label>')
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0">'
-        f"<LabelTable>{''.join(rows)}</LabelTable><StudyMetaDataLinkSet></StudyMetaDataLinkSet>"
-        "<VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
-    ).encode()
-
-
-def _parse_label_table(path: Path, text: bytes) -> dict[int, Organ]:
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # no label table needs either; bombs do
-        raise UnreadableError(f"{path}: its label table declares XML entities; give --labels.")
-    try:
-        rows = ElementTree.fromstring(text).iter("Label")
-        pairs = [(int(row.attrib["Key"]), (row.text or "").strip()) for row in rows]
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise UnreadableError(
-            f"{path}: its label table cannot be read ({one_line(error)}); give --labels."
-        ) from error
-    return {value: foreign_organ(name, value) for value, name in pairs if value > 0 and name}
 
 
 def _type_name(header: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from segmate_cli import files, memory, nifti, sidecar
+from segmate_cli import files, memory, nifti, nifti_labels, sidecar
 from segmate_cli.errors import EngineMissingError, MemoryCapError, UsageError
 from segmate_cli.scans import is_dicom_name
 from segmate_cli.upright import evened
@@ -63,7 +63,7 @@ def save(
     start = time.perf_counter()
     if kind == "nifti":
         labels = evened(labels)
-        digest = nifti.write_labels(labels, path)
+        digest = nifti_labels.write_labels(labels, path)
     else:
         digest = _save_dicom(labels, path, kind, seg)
     spent = {**(seconds or {}), "write": time.perf_counter() - start}

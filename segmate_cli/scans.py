@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmate_cli import files, nifti, sidecar
+from segmate_cli import files, nifti, nifti_labels, sidecar
 from segmate_cli.errors import InputError, UnreadableError, UsageError
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
@@ -86,7 +86,7 @@ def load_labels(path: str | Path, table: str | Path | None = None) -> Labels:
 
         return read_seg(path, read_label_table(Path(table)) if table else None)
     file, names = _named_nifti(path, table)
-    labels = nifti.read_labels(file, names)
+    labels = nifti_labels.read_labels(file, names)
     unnamed = {value for value in _values(labels) if value not in names}
     full = {**names, **{value: foreign_organ(f"label_{value}", value) for value in unnamed}}
     return Labels(labels.values, labels.geometry, full, labels.source)
@@ -101,7 +101,7 @@ def open_labels(path: str | Path, table: str | Path | None = None) -> LabelMap:
     if is_dicom_name(path) or not files.exists(path):
         return load_labels(path, table)
     file, names = _named_nifti(path, table)
-    return nifti.LabelFile(file, names)
+    return nifti_labels.LabelFile(file, names)
 
 
 def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile, dict[int, Organ]]:
@@ -109,7 +109,7 @@ def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile,
     if not nifti.is_nifti_name(path):
         raise UsageError(f"{path}: label maps are .nii or .nii.gz files, or DICOM SEG (.dcm).")
     file = nifti.open_nifti(path)
-    names = read_label_table(Path(table)) if table else nifti.label_names(file)
+    names = read_label_table(Path(table)) if table else nifti_labels.label_names(file)
     names = names or sidecar.label_names(path)
     if not names:
         raise InputError(

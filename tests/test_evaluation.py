@@ -11,7 +11,7 @@ import pytest
 from conftest import save_nifti
 from test_geometry import make
 
-from segmate_cli import evaluation, nifti
+from segmate_cli import evaluation, nifti_labels
 from segmate_cli.label_table import builtin_tables, read_label_table
 from segmate_cli.organs import foreign_organ
 from segmate_cli.volume import Labels
@@ -28,7 +28,7 @@ def block(value: int, slices: slice, rows: slice, columns: slice) -> np.ndarray:
 def write(path, values, names, geometry=GRID):
     path.parent.mkdir(parents=True, exist_ok=True)
     organs = {value: foreign_organ(name, value) for value, name in names.items()}
-    nifti.write_labels(Labels(values, geometry, organs), path)
+    nifti_labels.write_labels(Labels(values, geometry, organs), path)
     return path
 
 

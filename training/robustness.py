@@ -19,7 +19,8 @@ from segmate_cli import load, predict
 from segmate_cli.bundle import open_bundle
 from segmate_cli.engines import LoadedModel, load_model
 from segmate_cli.geometry import Geometry
-from segmate_cli.nifti import open_nifti, read_labels
+from segmate_cli.nifti import open_nifti
+from segmate_cli.nifti_labels import read_labels
 from segmate_cli.volume import Volume
 
 Array = npt.NDArray[np.generic]
