@@ -83,7 +83,7 @@ def test_a_file_alone_and_in_archives_is_the_same(tmp_path: Path) -> None:
 
 def test_a_deflated_file_is_inflated_to_a_file_that_vanishes(tmp_path, monkeypatch) -> None:
     # As with thousands: what frames say of themselves is more than what is inflated of a header.
-    monkeypatch.setattr("segmate_cli.dicom.header._MAX_INFLATED_HEADER_BYTES", 1 << 14)
+    monkeypatch.setattr("segmate_cli.dicom.data_set._MAX_INFLATED_HEADER_BYTES", 1 << 14)
     recipe = Recipe(shape=(60, 4, 5), syntax=maker.DEFLATED)
     made = make_enhanced(tmp_path / "one.dcm", recipe)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:

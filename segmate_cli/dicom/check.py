@@ -20,7 +20,7 @@ from segmate_cli.dicom.check_common import Finding, Sources, common, shapes
 from segmate_cli.dicom.check_rtstruct import check_rtstruct
 from segmate_cli.dicom.check_seg import check_seg
 from segmate_cli.dicom.check_sr import check_sr
-from segmate_cli.dicom.header import MALFORMED
+from segmate_cli.dicom.malformed import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, quiet
 from segmate_cli.errors import UnreadableError
 from segmate_cli.report import align

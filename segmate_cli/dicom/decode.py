@@ -24,6 +24,8 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from segmate_cli.dicom.malformed import MALFORMED
+
 Pixels = npt.NDArray[Any]
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -103,7 +105,7 @@ def decode(form: PixelFormat, data: bytes, frame: int = 0) -> Pixels:
     """Stored values of one frame, (rows, columns), from a PixelData value.
 
     Raises:
-        whatever pydicom and the decoder raise for damaged data: see dicom_header.MALFORMED.
+        whatever pydicom and the decoder raise for damaged data: see ``malformed.MALFORMED``.
     """
     if form.syntax_uid in NATIVE_SYNTAXES:
         return _decode_native(form, data, frame)
@@ -317,8 +319,6 @@ def _nameless_file() -> IO[bytes]:
 
 
 def _answer(form: PixelFormat, data: bytes, frame: int, complaints: IO[bytes]) -> tuple[str, bytes]:
-    from segmate_cli.dicom.header import MALFORMED
-
     complaints.truncate(0)
     try:
         pixels = decode(form, data, frame)

@@ -8,8 +8,10 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from segmate_cli.dicom.data_set import pixel_data
 from segmate_cli.dicom.files import FileStore, Place, open_store
-from segmate_cli.dicom.header import MALFORMED, Header, Rejected, pixel_data
+from segmate_cli.dicom.header import Header, Rejected
+from segmate_cli.dicom.malformed import MALFORMED
 from segmate_cli.dicom.multiframe import read_headers
 from segmate_cli.dicom.series import DERIVED, IMAGE, MULTI_FRAME, SeriesInfo, group_series
 

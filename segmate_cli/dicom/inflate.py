@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from typing import BinaryIO, cast
 
 from segmate_cli.dicom import archives
+from segmate_cli.dicom.data_set import file_meta
 from segmate_cli.dicom.decode import DecoderError
-from segmate_cli.dicom.header import file_meta
 
 _CHUNK = 1 << 20
 

@@ -13,21 +13,13 @@ from dataclasses import replace
 from typing import BinaryIO, cast
 
 from segmate_cli.dicom import archives
+from segmate_cli.dicom.attributes import TAGS, Parsed, item_attributes, parse
+from segmate_cli.dicom.data_set import pixel_place
 from segmate_cli.dicom.decode import DEFLATED, DecoderError
 from segmate_cli.dicom.files import FileStore
-from segmate_cli.dicom.header import (
-    MALFORMED,
-    TAGS,
-    Header,
-    Parsed,
-    Rejected,
-    header_of,
-    item_attributes,
-    parse,
-    pixel_place,
-    read_header,
-)
+from segmate_cli.dicom.header import Header, Rejected, header_of, read_header
 from segmate_cli.dicom.inflate import inflated
+from segmate_cli.dicom.malformed import MALFORMED
 
 ENHANCED_CLASSES = frozenset(("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"))
 # As many as slices of a long scan in several phases; each takes some microseconds and a kilobyte.

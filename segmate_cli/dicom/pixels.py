@@ -13,6 +13,7 @@ from io import BytesIO
 
 import numpy as np
 
+from segmate_cli.dicom.data_set import pixel_data
 from segmate_cli.dicom.decode import (
     NATIVE_SYNTAXES,
     SYNTAX_NAMES,
@@ -24,7 +25,8 @@ from segmate_cli.dicom.decode import (
     process_bytes,
 )
 from segmate_cli.dicom.files import FileStore, Place, open_store
-from segmate_cli.dicom.header import MALFORMED, Header, pixel_data
+from segmate_cli.dicom.header import Header
+from segmate_cli.dicom.malformed import MALFORMED
 from segmate_cli.dicom.multiframe import FrameFile
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.errors import (

@@ -20,8 +20,10 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, CTImageStorage
 
 from segmate_cli import dicom
+from segmate_cli.dicom.attributes import raw_attributes
 from segmate_cli.dicom.files import FileStore, Place, open_store
-from segmate_cli.dicom.header import MALFORMED, Header, raw_attributes
+from segmate_cli.dicom.header import Header
+from segmate_cli.dicom.malformed import MALFORMED
 from segmate_cli.dicom.multiframe import read_headers
 from segmate_cli.dicom.series import DERIVED, IMAGE, SeriesInfo
 from segmate_cli.dicom.stack import (

@@ -18,7 +18,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage
 
-from segmate_cli.dicom.header import MALFORMED
+from segmate_cli.dicom.malformed import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
 from segmate_cli.dicom.rtstruct_slices import image_of, listed_images
 from segmate_cli.errors import UnreadableError

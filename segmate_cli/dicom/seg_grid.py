@@ -80,7 +80,7 @@ def frames_of(path: Path, seg: Dataset) -> Frames:
 
     Raises:
         GeometryError: They have more than one orientation.
-        Other errors of ``header.MALFORMED``: Attributes that are missing or no numbers.
+        Other errors of ``malformed.MALFORMED``: Attributes that are missing or no numbers.
     """
     shared = seg.SharedFunctionalGroupsSequence[0]
     frames = list(seg.PerFrameFunctionalGroupsSequence)

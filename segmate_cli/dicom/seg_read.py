@@ -18,7 +18,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from segmate_cli.dicom.header import MALFORMED
+from segmate_cli.dicom.malformed import MALFORMED
 from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
 from segmate_cli.dicom.seg_grid import Frames, Grid, frames_of, grid_of, grid_on
 from segmate_cli.errors import GeometryError, InputError, UnreadableError

@@ -15,7 +15,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from segmate_cli.dicom.header import MALFORMED
+from segmate_cli.dicom.malformed import MALFORMED
 from segmate_cli.dicom.objects import add_patient, blank_patient, quiet, tracking_uids
 from segmate_cli.dicom.reference import NO_DATE, SHARED, Reference, whole_time
 from segmate_cli.dicom.uids import UidMaker
