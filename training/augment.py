@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.cases import PIXEL_MM, SLICE_MM, Case
+from training.lending import Loan, find_loan, paste_labels, paste_slices
 
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
@@ -65,6 +66,7 @@ class Augmentation:
         coarse_factor: smallest and largest number of times that they are as wide.
         cut_chance: a smaller field of view, round or straight.
         mirror_chance: left and right swapped in image and labels.
+        lend_chance: a kidney moved along the body, where one fits (on the processor alone).
     """
 
     size: int = 192
@@ -101,6 +103,7 @@ class Augmentation:
     coarse_factor: tuple[float, float] = (1.5, 3.0)
     cut_chance: float = 0.1
     mirror_chance: float = 0.0
+    lend_chance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +147,19 @@ def draw_crop(
         rng: where chance comes from.
     """
     nearest = min(max(round(position), 0), case.hu.shape[0] - 1)
-    stack = torch.from_numpy(neighbours(case, position, config, rng))
+    loan = None
+    if config.lend_chance and rng.random() < config.lend_chance:
+        loan = find_loan(case, nearest, rng)
+    stack = _slices_with(case, position, loan, config, rng)
     grid, mirrored = sampling_grid(case.hu.shape[1:], centre, config, rng)
     image = F.grid_sample(stack[None] - AIR_HU, grid, mode="bilinear", align_corners=True)[0]
     image += AIR_HU
-    labels = _sample_labels(case.labels[nearest], grid)
-    pseudo = unsure = torch.zeros_like(labels)
-    if case.pseudo is not None and case.unsure is not None:
-        pseudo = _sample_labels(case.pseudo[nearest], grid)
-        unsure = _sample_labels(case.unsure[nearest], grid)
+    labels, pseudo, unsure = _labels_with(case, nearest, loan, grid)
     if mirrored:
         labels, pseudo = swap_sides(labels), swap_sides(pseudo)
     known = np.array(case.known[nearest])
+    if loan is not None:
+        known[loan.label - 1] = case.known[loan.row, loan.label - 1]
     image = _change_organs(image, labels, config, rng)
     image = fill_bowel(image, torch.where(labels > 0, labels, pseudo), config, rng)
     image = change_intensities(image, config, rng)
@@ -166,6 +170,29 @@ def draw_crop(
         labels[outside] = 0
         pseudo[outside] = 0
     return Crop(scale_hu(image), labels, pseudo, unsure, known)
+
+
+def _slices_with(
+    case: Case, position: float, loan: Loan | None, config: Augmentation, rng: np.random.Generator
+) -> Tensor:
+    """Three slices around a position, and in them what is lent, of the same distance."""
+    steps = _steps(case, config, rng)
+    stack = torch.from_numpy(_slices_at(case, position, *steps))
+    if loan is None:
+        return stack
+    return paste_slices(stack, torch.from_numpy(_slices_at(case, loan.row, *steps)), loan)
+
+
+def _labels_with(
+    case: Case, row: int, loan: Loan | None, grid: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels, an earlier model's labels, and where it was unsure, on a crop's grid."""
+    labels = case.labels[row] if loan is None else paste_labels(case.labels[row], loan)
+    sampled = _sample_labels(labels, grid)
+    if case.pseudo is None or case.unsure is None:
+        return sampled, torch.zeros_like(sampled), torch.zeros_like(sampled)
+    pseudo = case.pseudo[row] if loan is None else paste_labels(case.pseudo[row], loan)
+    return sampled, _sample_labels(pseudo, grid), _sample_labels(case.unsure[row], grid)
 
 
 def _sample_labels(plane: NDArray[np.generic], grid: Tensor) -> Tensor:
@@ -182,16 +209,17 @@ def swap_sides(labels: Tensor) -> Tensor:
     return table[labels.long()]
 
 
-def neighbours(
-    case: Case, position: float, config: Augmentation, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Three slices around a position, interpolated between the scan's own, in HU."""
+def _steps(case: Case, config: Augmentation, rng: np.random.Generator) -> tuple[float, float]:
+    """How far neighbours lie apart, and how thick they are to either side, in slices."""
     own_distance = rng.random() < config.own_distance_chance
     distance = SLICE_MM if own_distance else rng.uniform(*config.slice_distance_mm)
     thick = rng.random() < config.thick_chance
     thickness = rng.uniform(*config.thickness_mm) if thick else 0.0
-    step = distance / case.info.slice_mm
-    blur = thickness / case.info.slice_mm
+    return distance / case.info.slice_mm, thickness / case.info.slice_mm
+
+
+def _slices_at(case: Case, position: float, step: float, blur: float) -> NDArray[np.float32]:
+    """Three slices around a position, interpolated between the scan's own, in HU."""
     planes = []
     for offset in (-step, 0.0, step):
         around = (-blur, 0.0, blur) if blur else (0.0,)

@@ -1,0 +1,97 @@
+"""Kidneys moved along the body: only where it is known that there is none, image and labels alike."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from training.augment import Augmentation, draw_crop  # noqa: E402
+from training.cases import ORGANS, Case, CaseInfo, Known  # noqa: E402
+from training.lending import find_loan  # noqa: E402
+
+SLICE_MM = 3.0
+KIDNEY_HU, FAT_HU, MUSCLE_HU = 180, -100, 60
+BELOW = 5
+
+
+@pytest.fixture
+def trunk() -> Case:
+    """Muscle, and in its upper half a right kidney in fat; both kidneys known everywhere."""
+    hu = np.full((40, 128, 128), MUSCLE_HU, dtype=np.int16)
+    labels = np.zeros(hu.shape, dtype=np.uint8)
+    hu[20:30, 55:75, 35:55] = FAT_HU
+    hu[20:30, 59:71, 39:51] = KIDNEY_HU
+    labels[20:30, 59:71, 39:51] = ORGANS.index("kidney_right") + 1
+    known = np.zeros((40, len(ORGANS)), dtype=np.uint8)
+    known[:, ORGANS.index("kidney_right")] = Known.HAND
+    known[:, ORGANS.index("kidney_left")] = Known.HAND
+    return Case(CaseInfo("trunk", SLICE_MM, 1.5), hu, labels, known, np.ones(40, dtype=bool))
+
+
+def loans(case: Case, row: int) -> int:
+    rng = np.random.default_rng(3)
+    return sum(find_loan(case, row, rng) is not None for _ in range(20))
+
+
+def test_a_kidney_is_lent_to_a_slice_known_to_have_none(trunk: Case) -> None:
+    rng = np.random.default_rng(0)
+    found = [loan for _ in range(40) if (loan := find_loan(trunk, BELOW, rng)) is not None]
+    assert found, "no kidney was lent in 40 tries"
+    for loan in found:
+        assert 20 <= loan.row < 30
+        assert ORGANS[loan.label - 1] == "kidney_right"
+        assert int(loan.inside.sum()) == 144
+        assert bool((loan.around | ~loan.inside).all())
+
+
+def test_nothing_is_lent_where_kidneys_are_unknown(trunk: Case) -> None:
+    assert loans(trunk, BELOW) > 0
+    trunk.known[BELOW] = Known.NO
+    assert loans(trunk, BELOW) == 0
+
+
+def test_nothing_is_lent_beside_a_kidney_of_that_side(trunk: Case) -> None:
+    assert loans(trunk, 19) > 0
+    assert loans(trunk, 20) == 0
+
+
+@pytest.mark.parametrize("hu", [900, -850], ids=["bone", "lung"])
+def test_nothing_is_lent_into_bone_or_lung(trunk: Case, hu: int) -> None:
+    trunk.hu[BELOW] = hu
+    assert loans(trunk, BELOW) == 0
+
+
+def test_nothing_is_lent_onto_another_organ(trunk: Case) -> None:
+    trunk.labels[BELOW] = ORGANS.index("liver") + 1
+    assert loans(trunk, BELOW) == 0
+
+
+def test_a_crop_shows_the_kidney_where_its_label_is(trunk: Case) -> None:
+    still = {"identity_chance": 1.0, "shift_mm": 0.0, "gain": (1.0, 1.0), "offset_hu": 0.0}
+    plain = {"contrast_chance": 0.0, "noise_hu": 0.0, "clip_chance": 0.0, "step_chance": 0.0}
+    config = Augmentation(
+        size=128, blur_chance=0.0, cut_chance=0.0, lend_chance=1.0, **still, **plain
+    )
+    value = ORGANS.index("kidney_right") + 1
+    trunk.known[BELOW, value - 1] = Known.ABSENT
+    crops = [
+        draw_crop(trunk, float(BELOW), (64.0, 64.0), config, np.random.default_rng(seed))
+        for seed in range(12)
+    ]
+    with_kidney = [crop for crop in crops if (crop.labels == value).any()]
+    assert with_kidney, "no crop got a kidney in 12 tries"
+    for crop in with_kidney:
+        hu = (crop.slices[1] + 1) * 700 - 1000
+        # Slices may be thick and mix with others at the kidney's own ends.
+        assert float(hu[crop.labels == value].mean()) > KIDNEY_HU - 60
+        assert float(hu[crop.labels == 0].max()) < KIDNEY_HU
+        assert crop.known[value - 1] == Known.HAND
