@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
+from skimage.segmentation import watershed
 
 from training.cases import AMBIGUOUS_AORTA, ORGANS, PIXEL_MM, Known
 
@@ -30,6 +31,9 @@ _WITH_CHEST = ("btcv26", "btcv40")
 _ABDOMENS = ("btcv", "lits", "chaos", "ircad01", "ircad17", "amos", "ts_")
 _TEACHER_MARGIN_MM = 15.0
 _NECK_UNKNOWN_MM = 60.0
+#: Chests whose lungs were told apart by a plane: what lies nearer to it goes by the tissue instead.
+_PARTED_BY_PLANE = "imlab"
+_PLANE_REACH_MM = 30.0
 #: Branches are thinner than twice this.
 _BRANCH_MM = 4.5
 
@@ -151,6 +155,26 @@ def carve_sinuses(
             mean_hu = ndimage.uniform_filter(hu[row].astype(np.float32), 3)
             fat = ndimage.binary_erosion(kidney, square) & (mean_hu < 0)
             labels[row] = np.where(fat, 0, labels[row])
+
+
+def part_lungs(labels: NDArray[np.uint8], hu: NDArray[np.integer], case_id: str) -> None:
+    """Give each lung what grows out of it, in place, where its source cut both along a plane.
+
+    A watershed of HU from what lies away from that plane: the two pleurae between the lungs are
+    denser than either. Lungs that meet nowhere are parted alike.
+    """
+    if not case_id.startswith(_PARTED_BY_PLANE):
+        return
+    left, right = _INDEX["lung_left"] + 1, _INDEX["lung_right"] + 1
+    lungs = (labels == left) | (labels == right)
+    columns = np.arange(labels.shape[2])
+    plane = (
+        columns[(labels == left).any((0, 1))][0] + columns[(labels == right).any((0, 1))][-1]
+    ) / 2
+    away = np.abs(columns - plane) * PIXEL_MM > _PLANE_REACH_MM
+    seeds = np.where(lungs & away, labels, 0)
+    parted = watershed(hu, seeds, mask=lungs)
+    labels[lungs] = np.where(parted > 0, parted, labels)[lungs]
 
 
 def separate_branches(labels: NDArray[np.uint8], case_id: str, pixel_mm: float = PIXEL_MM) -> None:

@@ -54,7 +54,7 @@ from training.losses import (  # noqa: E402
     targets_and_weights,
 )
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
-from training.sources import carve_sinuses, known_rows  # noqa: E402
+from training.sources import carve_sinuses, known_rows, part_lungs  # noqa: E402
 from training.train import Session, train  # noqa: E402
 
 LABELLED = {"lung_left": 1, "lung_right": 2, "liver": 8}
@@ -124,6 +124,19 @@ def test_only_named_organs_are_known(cache: Path) -> None:
     named = [ORGANS.index(organ) for organ in LABELLED]
     assert (known[:, named] == Known.HAND).all()
     assert not np.delete(known, named, axis=1).any()
+
+
+def test_lungs_cut_along_a_plane_are_parted_by_the_tissue_between_them() -> None:
+    hu = np.full((3, 60, 100), -850, dtype=np.int16)
+    hu[:, :, 60] = -500  # pleurae, ten pixels to the left of the plane
+    labels = np.full(hu.shape, 2, dtype=np.uint8)
+    labels[:, :, 50:] = 1
+    elsewhere = labels.copy()
+    part_lungs(labels, hu, "imlab1")
+    part_lungs(elsewhere, hu, "segthor04")
+    assert (labels[:, :, :60] == 2).all()
+    assert (labels[:, :, 61:] == 1).all()
+    assert (elsewhere[:, :, 50:60] == 1).all()
 
 
 def test_nothing_is_known_beyond_a_contour_that_was_cut_short() -> None:
