@@ -1,4 +1,4 @@
-"""Kidneys moved along the body: only where it is known that there is none, image and labels alike."""
+"""Kidneys moved along the body: only where none is known to be, image and labels alike."""
 
 from __future__ import annotations
 
