@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever meets half of one, and hashing them."""
+"""Files: written so that nobody ever meets half of one, hashed, and found below a folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ _CHUNK = 1 << 20
 def exists(path: Path) -> bool:
     """Whether there is such a file or folder; a name too long for the system is simply not."""
     return os.path.exists(path)  # pathlib raises where the name is too long
+
+
+def files_below(folder: Path | str) -> Iterator[str]:
+    """Paths of all files below a folder, in a fixed order; follows links, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for here, below, names in os.walk(folder, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen and status.st_ino != 0:
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below.sort()
+        for name in sorted(names):
+            yield os.path.join(here, name)
 
 
 def folder_for_large_ones(results: Path) -> Path | None:

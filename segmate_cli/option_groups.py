@@ -75,6 +75,12 @@ def add_seg(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--uid-root", help="root of its UIDs; default 2.25")
 
 
+def add_output(add: argparse.ArgumentParser, what: str = "") -> None:
+    """Where a table goes that else is printed; `what` says what names lead to."""
+    add.add_argument("-o", "--output", help=f"write to this file instead of stdout{what}")
+    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
 def add_progress(parser: argparse.ArgumentParser) -> None:
     """What a run tells while it works."""
     parser.add_argument("--progress", choices=("auto", "bar", "json", "none"), default="auto")

@@ -12,6 +12,7 @@ from segmate_cli.option_groups import (
     add_gates,
     add_gpu,
     add_month,
+    add_output,
     add_progress,
     add_scan,
     add_seg,
@@ -157,11 +158,7 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("labels", nargs="*", help="label maps; none: their paths are read from stdin")
     add.add_argument("--organs", type=words, help="only these, such as 'left kidney,liver'")
     add.add_argument("--format", choices=(*_FORMATS, "fhir", "dicom-sr", *_LOOKS))
-    add.add_argument(
-        *("-o", "--output"),
-        help="write to this file instead of stdout; .html is a page, .png its pictures, .glb and "
-        ".stl are meshes",
-    )
+    add_output(add, "; .html is a page, .png its pictures, .glb and .stl are meshes")
     add.add_argument("--ct", help="the scan that was segmented; adds mean and SD of HU")
     add.add_argument("--series", help="which series of --ct; default: the one a DICOM SEG names")
     add.add_argument(
@@ -175,7 +172,6 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("--viewer", action="store_true", help="a viewer on a page; needs --ct")
     add.add_argument("--labels", dest="table", help="table of label values, .csv, .tsv or .json")
     add_gates(add)
-    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 
 
 def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
@@ -194,8 +190,7 @@ def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         help="an organ without voxels in a reference is absent, not unlabelled",
     )
     add.add_argument("--format", choices=_FORMATS, default="table")
-    add.add_argument("-o", "--output", help="write to this file instead of stdout")
-    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    add_output(add)
     add_progress(add)
 
 
@@ -210,8 +205,7 @@ def _compare(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--organs", type=words, help="only these")
     add.add_argument("--format", choices=_FORMATS)
-    add.add_argument("-o", "--output", help="write to this file instead of stdout")
-    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    add_output(add)
     add_progress(add)
 
 
@@ -222,8 +216,7 @@ def _cohort(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument("out", help="the output folder of segmate batch")
     add.add_argument("--reference", metavar="OUT", help="another batch's, to tell drift from")
     add.add_argument("--format", choices=(*_FORMATS, "html"))
-    add.add_argument("-o", "--output", help="write to this file instead of stdout; .html is a page")
-    add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    add_output(add, "; .html is a page")
 
 
 def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from segmate_cli import files
@@ -57,20 +56,7 @@ def stamp(place: str) -> str:
     """
     if not os.path.isdir(place):
         return digest_of(_status(place))
-    return digest_of(sorted(_status(path) for path in files_below(place)))
-
-
-def files_below(folder: str) -> Iterator[str]:
-    """Paths of all files below a folder, each folder once."""
-    seen: set[tuple[int, int]] = set()
-    for here, below, names in os.walk(folder, followlinks=True):
-        status = os.stat(here)
-        if (status.st_dev, status.st_ino) in seen and status.st_ino != 0:
-            below.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for name in names:
-            yield os.path.join(here, name)
+    return digest_of(sorted(_status(path) for path in files.files_below(place)))
 
 
 def _status(path: str) -> list[int]:

@@ -188,6 +188,15 @@ class TarArchive:
         self._file.close()
 
 
+def _read_all_of(stream: io.RawIOBase | BinaryIO, count: int) -> bytes:
+    """The next bytes of a stream that may give fewer at once; fewer only where it ends."""
+    parts: list[bytes] = []
+    while count > 0 and (part := stream.read(count)):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
 class _Window(io.RawIOBase):
     """A part of a stream that others read, too."""
 
@@ -217,14 +226,11 @@ class _Window(io.RawIOBase):
 
     def take(self, count: int) -> bytes:
         """The next bytes; fewer only where the archive ends."""
-        parts: list[bytes] = []
         with self._lock:
             self._stream.seek(self._start + self._at)
-            while count > 0 and (part := self._stream.read(count)):
-                parts.append(part)
-                count -= len(part)
-                self._at += len(part)
-        return b"".join(parts)
+            value = _read_all_of(self._stream, count)
+        self._at += len(value)
+        return value
 
 
 class _TarHeaders:
@@ -238,11 +244,7 @@ class _TarHeaders:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _LONGEST_TAR_HEADER:
             raise ValueError("a header is absurdly long")
-        parts: list[bytes] = []
-        while count > 0 and (part := self._stream.read(count)):
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+        return _read_all_of(self._stream, count)
 
 
 class _SeekableGzip(io.RawIOBase):

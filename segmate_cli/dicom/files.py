@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import BinaryIO, TypeAlias
 from segmate_cli.dicom import archives
 from segmate_cli.dicom.archives import Archive, TarArchive, ZipArchive, printable, unique_name
 from segmate_cli.errors import InputError, UnreadableError
+from segmate_cli.files import files_below
 
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -161,7 +162,8 @@ def _inflated(path: Path) -> bytes:
 
 
 def _folder(path: Path) -> _Files:
-    found = ((os.path.relpath(each, path).replace(os.sep, "/"), each) for each in _walk(path))
+    below = files_below(path)
+    found = ((os.path.relpath(each, path).replace(os.sep, "/"), each) for each in below)
     return _list_of(path, found)
 
 
@@ -199,17 +201,3 @@ def _why_not_open(place: str, name: str, seen: dict[tuple[int, int], str]) -> st
     if first != name and status.st_ino != 0:
         return f"the same file as {first}"
     return None
-
-
-def _walk(path: Path) -> Iterator[str]:
-    """All files below ``path`` in a fixed order; follows links to folders, each folder once."""
-    seen: set[tuple[int, int]] = set()
-    for folder, below, files in os.walk(path, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen and status.st_ino != 0:
-            below.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        below.sort()
-        for name in sorted(files):
-            yield os.path.join(folder, name)

@@ -72,6 +72,16 @@ def identity_of(reference: Reference) -> dict[str, Any]:
     }
 
 
+def facts_of(labels: LabelMap, digest: str, reference: Reference) -> dict[str, Any]:
+    """All of a label map with this sha256 that decides what an object says; for ``UidMaker.of``."""
+    return {
+        "model": model_of(labels),
+        "organs": {value: repr(organ) for value, organ in labels.organs.items()},
+        "voxels": digest,
+        **identity_of(reference),
+    }
+
+
 def model_of(labels: LabelMap) -> dict[str, str]:
     """Name, version and hash of the model that made the labels."""
     model = (labels.run or {}).get("model")

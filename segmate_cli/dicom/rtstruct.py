@@ -26,7 +26,7 @@ from segmate_cli.dicom.objects import (
     algorithm_of,
     blank_patient,
     code_item,
-    identity_of,
+    facts_of,
     model_of,
     put_raw,
     quiet,
@@ -88,10 +88,7 @@ def _facts(labels: LabelMap, digest: str, reference: Reference) -> dict[str, Any
     return {
         "object": "RTSTRUCT",
         "writers": [__version__, pydicom.__version__, contourpy.__version__],
-        "model": model_of(labels),
-        "organs": {value: repr(organ) for value, organ in labels.organs.items()},
-        "voxels": digest,
-        **identity_of(reference),
+        **facts_of(labels, digest, reference),
     }
 
 

@@ -26,7 +26,7 @@ from segmate_cli.dicom.objects import (
     add_patient,
     algorithm_of,
     drop_the_clock,
-    identity_of,
+    facts_of,
     model_of,
     quiet,
     segment_numbers,
@@ -105,10 +105,7 @@ def _facts(
     return {
         "object": "SEG",
         "writers": [__version__, highdicom.__version__, pydicom.__version__],
-        "model": model_of(labels),
-        "organs": {value: repr(organ) for value, organ in labels.organs.items()},
-        "voxels": digest,
-        **identity_of(reference),
+        **facts_of(labels, digest, reference),
         "options": [options.seg_type, options.compress],
     }
 
