@@ -53,7 +53,7 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
-        "predict", parents=[common], help="segment a scan; prints the path of the label map"
+        "predict", parents=[common], help="segment a scan; prints the paths of what it wrote"
     )
     add.add_argument("scan", help=_SCAN)
     add.add_argument(

@@ -188,6 +188,14 @@ def test_functions_are_annotated_and_fit_a_screen(path):
         assert lines <= 60, f"{where} has {lines} lines"
 
 
+def test_the_map_of_the_code_names_every_module():
+    named = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    top = [path for path in MODULES if path.parent == PACKAGE and not path.stem.startswith("__")]
+    assert [path.name for path in top if f"`{path.name}`" not in named] == []
+    folders = {path.parent.name for path in MODULES if path.parent != PACKAGE}
+    assert [name for name in folders if f"`{name}/`" not in named] == []
+
+
 @each_module
 def test_modules_can_be_read_in_one_go(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 500
