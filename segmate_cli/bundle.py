@@ -6,44 +6,36 @@ Nothing in a bundle is executed except the network itself, whose sha256 is check
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import zipfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from segmate_cli import organs
-from segmate_cli.errors import HashMismatchError, ManifestError, ModelError
+from segmate_cli import bundle_files, organs
+from segmate_cli.bundle_files import DEFAULT_MODEL as DEFAULT_MODEL
+from segmate_cli.bundle_files import MANIFEST_NAME as MANIFEST_NAME
+from segmate_cli.bundle_files import bundled_folders as bundled_folders
+from segmate_cli.bundle_files import locate, manifest_json, read_member
+from segmate_cli.errors import ManifestError
 
 FORMAT = "segmate-bundle"
 FORMAT_VERSION = 1
-MANIFEST_NAME = "manifest.json"
-DEFAULT_MODEL = "default"
 
 Engine = Literal["onnx", "torchscript", "pt2"]
 Direction = Literal["L", "R", "A", "P", "S", "I"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+FileName = Annotated[str, Field(pattern=bundle_files.FILE_NAME)]
+Name = Annotated[str, Field(pattern=bundle_files.FILE_NAME, max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 PartT = TypeVar("PartT", bound=BaseModel)
 
-# A manifest is a page; networks of this design have tens of megabytes.
-_MANIFEST_BYTES = 1 << 20
-_NETWORK_BYTES = 4 << 30
 # Slices on either side of which the network may want to know; each is kept in memory.
 _FARTHEST_STEP = 64
-# What zipfile raises beside OSError: no such member, encrypted, another method, damaged.
-_DAMAGED = (KeyError, RuntimeError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile)
 
 # What the letters of a direction have in common: each axis of the model takes one of the three.
 _AXIS_OF = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -306,15 +298,7 @@ class Bundle:
             HashMismatchError: It is not the file that the manifest names.
             ManifestError: It is missing or cannot be read.
         """
-        data = _read_member(self.location, network_file.file, _NETWORK_BYTES)
-        found = hashlib.sha256(data).hexdigest()
-        if found != network_file.sha256:
-            raise HashMismatchError(
-                f"{self.location}: {network_file.file} has sha256 {found[:16]}..., its manifest "
-                f"says {network_file.sha256[:16]}...; the bundle was changed or cut, install it "
-                "again."
-            )
-        return data
+        return bundle_files.read_network(self.location, network_file.file, network_file.sha256)
 
 
 def open_bundle(name_or_path: str | Path = DEFAULT_MODEL) -> Bundle:
@@ -326,27 +310,8 @@ def open_bundle(name_or_path: str | Path = DEFAULT_MODEL) -> Bundle:
         ModelError: There is no such model; the message lists those installed.
         ManifestError: The manifest is missing, of another version, or inconsistent.
     """
-    installed = {bundle.name: bundle for bundle in bundled_folders()}
-    path = Path(name_or_path)
-    if isinstance(name_or_path, str) and name_or_path in installed:
-        path = installed[name_or_path]
-    elif not name_or_path or not os.path.exists(path):  # pathlib's raises for a name too long
-        raise ModelError(
-            f"there is no model '{name_or_path}': neither a bundle's folder or .segmate file "
-            f"nor installed ({', '.join(sorted(installed)) or 'none is'})."
-        )
-    data = _read_member(path, MANIFEST_NAME, _MANIFEST_BYTES)
-    return Bundle(parse_manifest(data, str(path)), path)
-
-
-def bundled_folders() -> Iterator[Path]:
-    """Folders of the models that came with segmate."""
-    package = Path(__file__).parent
-    # A wheel carries weights/ inside the package; an editable install finds it beside the package.
-    for root in (package / "weights", package.parent / "weights"):
-        if root.is_dir():
-            yield from sorted(path.parent for path in root.glob(f"*/{MANIFEST_NAME}"))
-            return
+    path = locate(name_or_path, bundled_folders())
+    return Bundle(parse_manifest(read_member(path, MANIFEST_NAME), str(path)), path)
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -355,10 +320,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     Raises:
         ManifestError: Says the field that is wrong.
     """
-    try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{where}: {MANIFEST_NAME} is not JSON ({error}).") from error
+    raw = manifest_json(data, where)
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise ManifestError(f"{where}: {MANIFEST_NAME} does not describe a segmate bundle.")
@@ -379,25 +341,3 @@ def validate(kind: type[PartT], raw: object, where: str) -> PartT:
         place = ".".join(map(str, first["loc"]))[:100] or "top level"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ManifestError(f"{where}: {place}: {first['msg']}{more}.") from error
-
-
-def _read_member(location: Path, name: str, most_bytes: int) -> bytes:
-    what = f"{location}: {name}"
-    try:
-        if location.is_dir():
-            _check_size((location / name).stat().st_size, most_bytes, what)
-            return (location / name).read_bytes()
-        if not zipfile.is_zipfile(location):
-            raise ManifestError(f"{location} is neither a bundle's folder nor a .segmate file.")
-        with zipfile.ZipFile(location) as archive:
-            _check_size(archive.getinfo(name).file_size, most_bytes, what)
-            return archive.read(name)  # never more than the size it states
-    except (OSError, *_DAMAGED) as error:
-        raise ManifestError(
-            f"{what} is missing or unreadable, so this is not a whole segmate bundle."
-        ) from error
-
-
-def _check_size(size: int, most_bytes: int, what: str) -> None:
-    if size > most_bytes:
-        raise ManifestError(f"{what} has {size} bytes, more than the {most_bytes} it may have.")

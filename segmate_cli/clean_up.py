@@ -13,8 +13,16 @@ Mask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 
-def clean_up(labels: Planes, manifest: Manifest, voxel_ml: float) -> FloatArray:
+def clean_up(
+    labels: Planes, manifest: Manifest, voxel_ml: float, parts: Components | None = None
+) -> FloatArray:
     """Clean the labels, planes of (j, i), in place.
+
+    Args:
+        labels: Of all organs.
+        manifest: Says what is done.
+        voxel_ml: Volume of a voxel.
+        parts: From ``parts_of``, advanced as the labels came.
 
     Returns:
         Voxels over what they were, by label value; 1 where nothing was changed.
@@ -30,18 +38,32 @@ def clean_up(labels: Planes, manifest: Manifest, voxel_ml: float) -> FloatArray:
         # Only what is filled depends on what the organs before it have left.
         if rule.fill_holes:
             drop_parts(labels, waiting, voxel_ml, kept)
+            parts = None  # no longer those of the labels as they are
             kept[value] *= fill_holes(labels, value)
             waiting = {}
-    drop_parts(labels, waiting, voxel_ml, kept)
+    drop_parts(labels, waiting, voxel_ml, kept, parts)
     return kept
 
 
+def parts_of(labels: Planes) -> Components:
+    """26-connected parts of all organs, to be found as the labels come.
+
+    Of all organs: to take the others out voxel by voxel would take longer than to find them.
+    """
+    return Components(lambda k: labels[k], range(labels.shape[0]), 26)
+
+
 def drop_parts(
-    labels: Planes, rules: dict[int, CleanUp], voxel_ml: float, kept: FloatArray | None = None
+    labels: Planes,
+    rules: dict[int, CleanUp],
+    voxel_ml: float,
+    kept: FloatArray | None = None,
+    parts: Components | None = None,
 ) -> None:
     """Take away 26-connected parts of organs that are not the largest, or are too small.
 
-    ``kept``, by label value, is multiplied by the share of voxels that stay.
+    ``kept``, by label value, is multiplied by the share of voxels that stay; ``parts`` as for
+    ``clean_up``.
     """
     ruled = {
         value: rule
@@ -50,8 +72,7 @@ def drop_parts(
     }
     if not ruled:
         return
-    # Of all organs: to take the others out voxel by voxel would take longer than to find them.
-    parts = Components(lambda k: labels[k], range(labels.shape[0]), 26)
+    parts = (parts or parts_of(labels)).finish()
     drop = np.zeros(parts.sizes.size, np.bool_)
     for value, rule in ruled.items():
         own = np.flatnonzero((parts.values == value) & (parts.sizes > 0))
@@ -78,7 +99,7 @@ def fill_holes(labels: Planes, value: int) -> float:
         return out
 
     # A margin on all sides joins all that is outside; it begins first, so it is component 1.
-    parts = Components(around, range(-1, slices + 1), 6)
+    parts = Components(around, range(-1, slices + 1), 6).finish()
     shut_in = parts.sizes > 0
     shut_in[1] = False
     if not shut_in.any():

@@ -231,13 +231,13 @@ def doctor(args: Namespace) -> ExitCode:
     """``segmate doctor``."""
     import platform
 
-    from segmate_cli import bundle, engines, sidecar
+    from segmate_cli import bundle, engines, sessions, sidecar
 
     free = memory.available_bytes()
     lines = {
         "segmate": __version__,
         "python": f"{sys.version.split()[0]} on {platform.platform()}",
-        "processors": str(engines.usable_cpus()),
+        "processors": str(sessions.usable_cpus()),
         "memory free": memory.human(free) if free else "unknown",
         "packages": ", ".join(f"{name} {v}" for name, v in sidecar.package_versions().items()),
     }

@@ -46,6 +46,8 @@ class _Slab:
 class Components:
     """Components of equal value other than 0, numbered from 1 in the order in which they begin.
 
+    They are found as the planes come, by ``advance``; after ``finish`` they are known.
+
     Attributes:
         sizes: Voxels of each component; 0 at number 0 and at numbers that have become another.
         values: The value that each component has.
@@ -54,7 +56,7 @@ class Components:
     def __init__(
         self, read: Callable[[int], Uint8Array], planes: range, connectivity: Literal[6, 26]
     ) -> None:
-        """Find them.
+        """Begin to find them.
 
         Args:
             read: Gives a plane; called more than once for some, with the same answer.
@@ -67,27 +69,41 @@ class Components:
         self._parent = [0]
         # Of each slab: the number before its first component, and how many it has.
         self._spans: list[tuple[int, int]] = []
-        sizes, values = [np.zeros(1, np.intp)], [np.zeros(1, np.uint8)]
-        last = np.zeros((0, 0), np.intp)
-        slab: _Slab | None = None
-        for start in range(0, len(planes), _SLAB_PLANES):
-            slab = self._slab(start, slab)
-            offset = len(self._parent) - 1
-            self._parent += range(offset + 1, offset + slab.count + 1)
-            self._spans.append((offset, slab.count))
-            if slab.before is not None:
-                self._join(last[slab.box], slab.before, offset)
-            last = np.zeros(slab.last.shape, np.intp)
-            last[slab.box] = np.where(
-                slab.parts[-1] > 0, slab.parts[-1].astype(np.intp) + offset, 0
-            )
-            own_sizes, own_values = _count(slab.planes, slab.parts, slab.count)
-            sizes.append(own_sizes)
-            values.append(own_values)
+        self._last = np.zeros((0, 0), np.intp)
+        self._plane_before: Uint8Array | None = None
+        self._found: list[tuple[npt.NDArray[np.intp], Uint8Array]] = []
+        self.sizes = np.zeros(1, np.intp)
+        self.values = np.zeros(1, np.uint8)
+
+    def advance(self, there: int) -> None:
+        """Go on through the slabs of which all planes, the first ``there`` of all, can be read."""
+        while (start := len(self._spans) * _SLAB_PLANES) < len(self._planes):
+            if min(start + _SLAB_PLANES, len(self._planes)) > there:
+                return
+            self._take(self._slab(start, self._plane_before))
+
+    def finish(self) -> Components:
+        """Go through all that is left; gives itself."""
+        self.advance(len(self._planes))
         self._roots = np.array([self._root(part) for part in range(len(self._parent))])
+        sizes, values = zip((self.sizes, self.values), *self._found, strict=True)
         self.sizes = np.zeros(len(self._parent), np.intp)
         np.add.at(self.sizes, self._roots, np.concatenate(sizes))
         self.values = np.concatenate(values)
+        self._plane_before, self._found = None, []
+        return self
+
+    def _take(self, slab: _Slab) -> None:
+        offset = len(self._parent) - 1
+        self._parent += range(offset + 1, offset + slab.count + 1)
+        self._spans.append((offset, slab.count))
+        if slab.before is not None:
+            self._join(self._last[slab.box], slab.before, offset)
+        self._last = np.zeros(slab.last.shape, np.intp)
+        own = slab.parts[-1].astype(np.intp)
+        self._last[slab.box] = np.where(own > 0, own + offset, 0)
+        self._found.append(_count(slab.planes, slab.parts, slab.count))
+        self._plane_before = slab.last
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """Yield a plane's number and where it holds components that ``keep`` says True of.
@@ -102,20 +118,21 @@ class Components:
             if not own.any():
                 slab = None
                 continue
-            slab = self._slab(n * _SLAB_PLANES, slab)
+            slab = self._slab(n * _SLAB_PLANES, slab.last if slab else None)
             for number, plane in zip(slab.numbers, slab.parts, strict=True):
                 found = np.zeros(slab.last.shape, np.bool_)
                 found[slab.box] = own[plane]
                 yield number, found
 
-    def _slab(self, start: int, previous: _Slab | None) -> _Slab:
-        """The slab that begins with a plane; ``previous`` saves reading the plane before again."""
+    def _slab(self, start: int, plane_before: Uint8Array | None) -> _Slab:
+        """The slab that begins with a plane; the one before it is read if it is not given."""
         import cc3d
 
         numbers = self._planes[start : start + _SLAB_PLANES]
         before = []
         if start:
-            before = [previous.last if previous else self._read(self._planes[start - 1])]
+            last = self._planes[start - 1]
+            before = [self._read(last) if plane_before is None else plane_before]
         whole = np.stack([*before, *map(self._read, numbers)])
         box = _box(whole)
         planes = np.ascontiguousarray(whole[:, box[0], box[1]])

@@ -6,43 +6,36 @@ float32, and returns logits (N, channels, H, W) float32 in host memory.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import io
-import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from segmate_cli import gpu, memory
-from segmate_cli.bundle import Bundle, Engine, Manifest, NetworkFile
+from segmate_cli import gpu, memory, sessions
 from segmate_cli.errors import EngineMissingError, ModelError, UsageError, one_line
-from segmate_cli.runners import (
-    OnnxRunner,
-    Runner,
-    TorchRunner,
-    onnx_errors,
-    unoptimised,
+from segmate_cli.runners import OnnxRunner, Runner, TorchRunner, unoptimised
+from segmate_cli.sessions import (
+    REMEDY,
+    Begun,
+    SessionRequest,
+    has_package,
+    import_engine,
+    usable_cpus,
+    workers_for,
 )
+
+if TYPE_CHECKING:
+    from segmate_cli.bundle import Bundle, Engine, Manifest, NetworkFile
 
 EngineChoice = Literal["auto", "onnx", "torchscript", "pt2"]
 
 # Best first.
 _PACKAGES: dict[Engine, str] = {"onnx": "onnxruntime", "torchscript": "torch", "pt2": "torch"}
-_REMEDY = {
-    "onnxruntime": "pip install 'segmate-cli[cpu]' (or [gpu])",
-    "torch": "pip install 'segmate-cli[torch]'",
-}
-# More calls at once than this are not worth their memory; further threads work within a slice.
-_MOST_WORKERS = 8
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +119,13 @@ def start_loading(
     threads: int | None = None,
     batch_size: int | None = None,
     gpu_memory_cap_bytes: int | None = None,
+    begun: Begun | None = None,
 ) -> LoadingModel:
     """Check what can be checked at once, then load in a thread; the rest as ``load_model``.
 
     With ``batch_size``, the slices that will be in the network at once, threads beyond them work
     within a slice. ``gpu_memory_cap_bytes`` is what the engine may take of a GPU's memory.
+    ``begun`` is a session that has been begun before, and is taken if it is the one.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads: there must be at least 1.")
@@ -138,13 +133,17 @@ def start_loading(
     job = _Job(
         bundle=bundle,
         network_file=network_file,
-        data=bundle.read_network(network_file),
+        data=b"",
         device=where,
         else_cpu=device == "auto" and where != "cpu",
         threads=threads or usable_cpus(),
         batch_size=batch_size,
         gpu_memory_cap_bytes=gpu_memory_cap_bytes,
     )
+    if begun is not None and job.engine == "onnx" and begun.request == job.request:
+        job = replace(job, begun=begun)
+    else:
+        job = replace(job, data=bundle.read_network(network_file))
     pool = ThreadPoolExecutor(1, "segmate-load")
     try:
         return LoadingModel(bundle, pool.submit(_load, job))
@@ -154,7 +153,12 @@ def start_loading(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is to be loaded, and where; ``else_cpu`` says that the CPU will do, too."""
+    """What is to be loaded, and where.
+
+    Attributes:
+        data: The network's bytes; none where its session was ``begun``.
+        else_cpu: Whether the CPU will do, too.
+    """
 
     bundle: Bundle
     network_file: NetworkFile
@@ -164,6 +168,18 @@ class _Job:
     threads: int
     batch_size: int | None
     gpu_memory_cap_bytes: int | None
+    begun: Begun | None = None
+
+    @property
+    def request(self) -> SessionRequest:
+        return SessionRequest(
+            self.bundle.location,
+            self.network_file.sha256,
+            self.device,
+            self.threads // self.workers,
+            self.workers,
+            None if self.device == "cpu" else self.gpu_memory_cap_bytes,
+        )
 
     @property
     def engine(self) -> Engine:
@@ -172,19 +188,6 @@ class _Job:
     @property
     def workers(self) -> int:
         return workers_for(self.engine, self.device, self.threads, self.batch_size)
-
-
-def workers_for(engine: Engine, device: str, threads: int, batch_size: int | None = None) -> int:
-    """How many calls share out the threads, none of them needing more than one slice.
-
-    Two slices in two threads are faster than one after the other in both, and no thread spins
-    while it waits for another: 0.58 of the time in all beside other programs.
-    """
-    if engine != "onnx" or device != "cpu":
-        return 1  # PyTorch and CUDA share out one batch by themselves
-    most = min(batch_size or _MOST_WORKERS, _MOST_WORKERS)
-    threads_a_call = -(-threads // most)
-    return threads // threads_a_call
 
 
 def _load(job: _Job) -> LoadedModel:
@@ -213,42 +216,18 @@ def _load(job: _Job) -> LoadedModel:
     return model
 
 
-def usable_cpus() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def engines_installed() -> dict[Engine, bool]:
     """Which engines have their package, without importing it."""
-    return {name: _has(package) for name, package in _PACKAGES.items()}
+    return {name: has_package(package) for name, package in _PACKAGES.items()}
 
 
 def cuda_reachable(engine: Engine) -> bool:
     """Whether an installed engine can use a CUDA device here."""
-    if not _has(_PACKAGES[engine]):
+    if not has_package(_PACKAGES[engine]):
         return False
     if engine == "onnx":
-        return "CUDAExecutionProvider" in _import("onnxruntime").get_available_providers()
-    return bool(_import("torch").cuda.is_available())
-
-
-def _has(package: str) -> bool:
-    spec = importlib.util.find_spec(package)
-    # A folder that happens to have the package's name is found too, but has no origin.
-    return spec is not None and spec.origin is not None
-
-
-def _import(package: str) -> Any:
-    """Import an engine's package, which may be installed and yet broken."""
-    try:
-        return importlib.import_module(package)
-    except (ImportError, OSError) as error:
-        raise EngineMissingError(
-            f"{package} is installed but cannot be imported ({one_line(error)}); "
-            f"install it again: {_REMEDY[package]}."
-        ) from error
+        return sessions.cuda_in_onnxruntime()
+    return bool(import_engine("torch").cuda.is_available())
 
 
 def _choose(bundle: Bundle, engine: EngineChoice, device: str) -> tuple[NetworkFile, str]:
@@ -281,77 +260,22 @@ def _within_reach(bundle: Bundle, engine: EngineChoice) -> list[NetworkFile]:
             f"{bundle.location}: the bundle has no network for {engine}, only for {have}; "
             "choose that engine, or convert the checkpoint again."
         )
-    reach = [each for each in there if _has(_PACKAGES[each.engine])]
+    reach = [each for each in there if has_package(_PACKAGES[each.engine])]
     if not reach:
         names = " or ".join(each.engine for each in there)
-        how = " or ".join(dict.fromkeys(_REMEDY[_PACKAGES[each.engine]] for each in there))
+        how = " or ".join(dict.fromkeys(REMEDY[_PACKAGES[each.engine]] for each in there))
         raise EngineMissingError(f"no engine for {names} networks is installed; {how}.")
     return reach
 
 
 def _load_onnx(job: _Job) -> Runner:
-    onnxruntime = _import("onnxruntime")
-    where = job.bundle.location
-    if _has_external_data(job.data):
-        raise ModelError(f"{where}: the ONNX file keeps weights outside itself; refused.")
-    no_cuda = (
-        f"--device {job.device}: ONNX Runtime could not start CUDA there (no such device, or "
-        "driver, CUDA or cuDNN missing); run 'segmate doctor', or choose --device cpu."
-    )
-    if job.device != "cpu":
-        gpu.preload_cuda(onnxruntime)
-    try:
-        with _without_warnings(job.device):  # of a missing provider: asked for below
-            # Its own fallback to the CPU would be silent but for words on stdout.
-            session = onnxruntime.InferenceSession(
-                job.data,
-                _onnx_options(onnxruntime, job),
-                providers=gpu.onnx_providers(job.device, job.gpu_memory_cap_bytes),
-                enable_fallback=0,
-            )
-    except onnx_errors() as error:
-        if job.device != "cpu" and "CUDA" in str(error):
-            raise EngineMissingError(no_cuda) from error
-        raise ModelError(
-            f"{where}: ONNX Runtime cannot load the network ({one_line(error)})."
-        ) from error
-    if job.device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
-        raise EngineMissingError(no_cuda)
+    if job.begun:
+        session = job.begun.future.result()
+    else:
+        session = sessions.open_session(job.request, job.data)
     _check_onnx_inputs(job.bundle, session)
-    version = onnxruntime.__version__
+    version = import_engine("onnxruntime").__version__
     return OnnxRunner(session, f"ONNX Runtime {version} on {job.device}, {job.threads} threads")
-
-
-def _onnx_options(onnxruntime: Any, job: _Job) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = job.threads // job.workers
-    options.inter_op_num_threads = 1
-    # A plan of each shape's buffers costs as much memory again as the buffers, and saves no time:
-    # 281 MB with it and 188 MB without at 4 slices of 224 x 224 (measured with the bundled model).
-    options.enable_mem_pattern = False
-    options.log_severity_level = 4  # its warnings are about its own optimiser
-    # Without this ONNX Runtime looks for external weights in the current folder.
-    options.add_session_config_entry(_EXTERNAL_FOLDER, os.devnull)
-    if job.workers > 1:  # a thread that waits in a loop takes the core of another worker
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-@contextmanager
-def _without_warnings(device: str) -> Iterator[None]:
-    """Python's filter of warnings is one for all threads: left alone where nothing is expected."""
-    if device == "cpu":
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _has_external_data(data: bytes) -> bool:
-    # The key (field 1 of a StringStringEntry) under which TensorProto.external_data names a file;
-    # its value may stand before or after it.
-    return b"\x0a\x08location" in data
 
 
 def _check_onnx_inputs(bundle: Bundle, session: Any) -> None:
@@ -366,7 +290,7 @@ def _check_onnx_inputs(bundle: Bundle, session: Any) -> None:
 
 
 def _load_torch(job: _Job) -> Runner:
-    torch = _import("torch")
+    torch = import_engine("torch")
     if job.device != "cpu" and int(job.device.partition(":")[2]) >= torch.cuda.device_count():
         raise EngineMissingError(
             f"--device {job.device}: torch sees {torch.cuda.device_count()} CUDA devices, counted "

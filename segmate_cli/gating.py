@@ -10,25 +10,14 @@ from typing import Any
 
 from segmate_cli import console, examining, files, sidecar
 from segmate_cli import report as reports
-from segmate_cli.doubt.gates_file import read_gates
-from segmate_cli.doubt.rules import RULES, Rule
+from segmate_cli.doubt.rules import RULES
 from segmate_cli.doubt.words import Verdict
 from segmate_cli.errors import ExitCode, UsageError
 from segmate_cli.fhir import Reported, render_fhir
 from segmate_cli.gate_list import gate_list
+from segmate_cli.gate_options import gate_exit, rules_of
 from segmate_cli.look import terminal
 from segmate_cli.outputs import deliver
-
-
-def rules_of(args: Namespace) -> tuple[Rule, ...] | None:
-    """The gates of ``--gates``; None where it is not given."""
-    return read_gates(Path(args.gates)) if args.gates else None
-
-
-def gate_exit(args: Namespace, words: Sequence[str]) -> ExitCode:
-    """How a command ends whose scans got these verdicts."""
-    wanted = "review" in words and not args.no_gate_exit
-    return ExitCode.REVIEW if wanted else ExitCode.DONE
 
 
 def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -> ExitCode:

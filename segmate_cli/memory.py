@@ -18,6 +18,12 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 # Of what is free, this much is taken where nobody says: other programs want to live, too.
 _DEFAULT_SHARE = 0.8
+# Python, NumPy, readers and the engine's own library, before a network is loaded.
+ONNX_RUNTIME_BYTES = 88 * 10**6
+# While a network loads its file and what was parsed of it lie beside its weights.
+LOADING_BYTES_A_PARAMETER = 14
+# Peaks of the same run differ by some MB; a cap must hold for the worst.
+MARGIN = 1.03
 _most_seen_bytes = 0
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -140,6 +146,12 @@ def resolve_cap(asked_bytes: int | None = None) -> Cap:
         f"{human(asked_bytes)}."
     )
     return Cap(limits[least], f"what {least} leaves free", warning)
+
+
+def fits_to_load(parameters: int, cap: Cap, runtime_bytes: int = ONNX_RUNTIME_BYTES) -> bool:
+    """Whether a cap lets a network be loaded; to know before that is tried."""
+    need = runtime_bytes + LOADING_BYTES_A_PARAMETER * parameters
+    return cap.size_bytes is None or math.ceil(MARGIN * need) <= cap.size_bytes
 
 
 def _status_bytes(name: str) -> int:

@@ -6,32 +6,28 @@ never a float copy of the scan and never all logits.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from segmate_cli import memory, organs
 from segmate_cli.bundle import DEFAULT_MODEL, Bundle, Manifest, open_bundle
 from segmate_cli.clean_up import clean_up
 from segmate_cli.console import Progress, no_progress
-from segmate_cli.doubt.record import judgement_record
-from segmate_cli.doubt.rules import RULES, Rule
-from segmate_cli.doubt.scan_evidence import ScanEvidence
-from segmate_cli.doubt.score_evidence import OrganScores, ScoreWatcher
-from segmate_cli.doubt.survey import Survey, Surveyor, Weights
-from segmate_cli.doubt.verdict import Judgement, judge
+from segmate_cli.doubt.score_evidence import ScoreWatcher
 from segmate_cli.engines import (
     EngineChoice,
     LoadedModel,
     LoadingModel,
     start_loading,
 )
+from segmate_cli.finishing import Finishing
 from segmate_cli.flow import Ahead, Stopwatch, begin
 from segmate_cli.geometry import Geometry
 from segmate_cli.guard import Batches, MemoryGuard, ensure_guarded
@@ -48,10 +44,14 @@ from segmate_cli.variants import (
     Overlap,
     no_interval_for,
     overlap,
-    score_evidence,
     variants_of,
 )
 from segmate_cli.volume import Labels, LabelValues, Scan, Source, Volume
+
+if TYPE_CHECKING:
+    from segmate_cli.doubt.rules import Rule
+    from segmate_cli.doubt.verdict import Judgement
+    from segmate_cli.judging import Evidence
 
 Model = LoadedModel | LoadingModel | Bundle | str | Path
 
@@ -206,17 +206,20 @@ def segment(
         batches = Batches(plan.batch_size, on_watch)
         watcher = _score_watcher(manifest, grid, options)
         network = Segmenter(loaded, grid, batches, watch, progress, _stride(options), watcher)
-        on_grid, position = _segmented(network, tap, slices)
-        with watch.stage("clean_up"):
-            stayed = clean_up(on_grid, manifest, network.label_grid.voxel_ml)
+        finishing = Finishing(network.label_grid, scan.geometry, manifest, watch)
+        # What judges the labels is imported while the first slices are in the network.
+        begin(lambda: importlib.import_module("segmate_cli.judging"))
+        position = _segmented(network, tap, slices, finishing)
+        stayed, on_grid = finishing.clean_up(), finishing.labels
         overlaps = _overlaps(tap, network, on_grid, position) if options.uncertainty else ()
     grid = network.label_grid
     warnings = _warnings(cap, scan, tap, options, manifest)
     table = manifest.organ_table()
-    rules = rules_for(manifest, options.rules)
-    seen = _Evidence(tap.evidence(), watcher.evidence(), stayed, overlaps)
+    from segmate_cli.judging import Evidence, judgement_record
+
+    seen = Evidence(tap.evidence(), watcher.evidence(), stayed, overlaps)
     # While the labels are written.
-    judging = begin(lambda: _judge(on_grid, grid, scan.geometry, manifest, seen, rules, watch))
+    judging = begin(lambda: _judge(finishing, manifest, seen, options.rules, watch))
 
     @cache
     def run() -> dict[str, Any]:
@@ -289,52 +292,31 @@ def select_values(manifest: Manifest, words: Sequence[str] | None) -> tuple[int,
     return tuple(sorted(table.index(organ) + 1 for organ in chosen))
 
 
-def rules_for(manifest: Manifest, rules: tuple[Rule, ...] | None) -> tuple[Rule, ...]:
-    """The gates that count for a model: those given, else the built-in ones where they hold."""
-    if rules is not None:
-        return rules
-    return RULES if manifest.gates == "adult_ct" else ()
-
-
 def _segmented(
-    network: Segmenter, tap: ScanTap, slices: Ahead[FloatArray]
-) -> tuple[PackedPlanes, SlicePosition | None]:
-    """Labels, and where the organs begin and end where the network needs to know that first."""
+    network: Segmenter, tap: ScanTap, slices: Ahead[FloatArray], out: Finishing
+) -> SlicePosition | None:
+    """Make labels; where the organs begin and end where the network needs to know that first."""
     manifest = network.loaded.manifest
     if manifest.preprocessing.slice_position == "none":
-        return network.labels(slices), None
+        network.labels(slices, out)
+        return None
     position = network.position(slices)
     with _slices(tap, network.grid, manifest, network.watch) as again:
-        return network.labels(again, position), position
+        network.labels(again, out, position)
+    return position
 
 
 def _judge(
-    on_grid: PackedPlanes,
-    grid: ModelGrid,
-    geometry: Geometry,
+    finishing: Finishing,
     manifest: Manifest,
-    seen: _Evidence,
-    rules: tuple[Rule, ...],
+    seen: Evidence,
+    rules: tuple[Rule, ...] | None,
     watch: Stopwatch,
 ) -> Judgement:
+    from segmate_cli.judging import judge_labels
+
     with watch.stage("gates"):
-        table = manifest.organ_table()
-        survey = _survey(on_grid, grid, geometry, len(table))
-        keys = [each.key for each in table]
-        scores = score_evidence(
-            seen.scores, seen.kept, keys, seen.overlaps, survey.volume_ml, manifest.intervals
-        )
-        return judge(survey, dict(enumerate(table, 1)), seen.scan, rules, scores=scores)
-
-
-def _survey(on_grid: PackedPlanes, grid: ModelGrid, geometry: Geometry, highest: int) -> Survey:
-    """Evidence about the labels at the scan's voxels, by way of the few on the model's grid."""
-    packed = grid.packed_planes(on_grid)
-    planes = grid.back_planes(on_grid) if packed is None else packed[0]
-    surveyor = Surveyor(geometry, highest, None if packed is None else Weights(*packed[1:]))
-    for plane in planes:
-        surveyor.add(plane)
-    return surveyor.survey()
+        return judge_labels(finishing.survey(), manifest, seen, rules)
 
 
 def _slices(
@@ -366,21 +348,12 @@ def _overlaps(
         grid = replace(network.grid, offset=variant.offset)
         shown = replace(network, grid=grid, scores=None, variant=variant)
         with _slices(tap, grid, manifest, network.watch) as slices:
-            labels = shown.labels(slices, position)
+            labels = PackedPlanes(shown.label_grid.shape)
+            shown.labels(slices, labels, position)
         with network.watch.stage("clean_up"):
             clean_up(labels, manifest, shown.label_grid.voxel_ml)
         found.append(overlap(base, labels, len(manifest.organs)))
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Evidence:
-    """What was seen on the way beside the labels."""
-
-    scan: ScanEvidence
-    scores: tuple[OrganScores, ...]
-    kept: npt.NDArray[np.float64]
-    overlaps: tuple[Overlap, ...]
 
 
 def _only(on_grid: PackedPlanes, wanted: Sequence[int]) -> PackedPlanes:

@@ -14,10 +14,11 @@ from typing import Any
 from segmate_cli import gpu, memory
 from segmate_cli.bundle import Bundle, Engine, Manifest, Preprocessing
 from segmate_cli.doubt.survey import small_geometry
-from segmate_cli.engines import LoadedModel, usable_cpus, workers_for
+from segmate_cli.engines import LoadedModel
 from segmate_cli.errors import MemoryCapError, UsageError
 from segmate_cli.memory import Cap
 from segmate_cli.resample import ModelGrid
+from segmate_cli.sessions import usable_cpus, workers_for
 from segmate_cli.spool import SLAB_BYTES
 from segmate_cli.volume import Scan
 
@@ -26,27 +27,22 @@ SLICES_AHEAD = 16
 # On the CPU a slice for each worker, or this where the engine shares out a batch by itself.
 _CPU_BATCH = 2
 _GPU_BATCH = 16
-# Peaks of the same run differ by some MB, and the engine packs its buffers now better, now worse
-# (204 to 373 bytes a pixel over 15 sizes and numbers of workers, where the manifest says 310); a
-# cap must hold for the worst.
-_MARGIN = 1.03
+# The engine packs its buffers now better, now worse (204 to 373 bytes a pixel over 15 sizes and
+# numbers of workers, where the manifest says 310); a cap must hold for the worst.
 _ENGINE_MARGIN = 0.2
 # The peaks of more than two slices in the network seldom meet, and of a short scan those of two
 # do not always: a share at first, all after so many slices. But they may.
 _FURTHER = 0.55
 _MET_AT_FIRST, _SURELY_MET = 0.5, 60
-# Python, NumPy, readers and the engine's own library, before a network is loaded.
 _RUNTIME_BYTES: dict[Engine, int] = {
-    "onnx": 88 * 10**6,
+    "onnx": memory.ONNX_RUNTIME_BYTES,
     "torchscript": 330 * 10**6,
     "pt2": 500 * 10**6,
 }
 # What is imported, and allocated to read the scan, while the network loads.
 _READER_BYTES = 5 * 10**6
-# A loaded network keeps its weights twice, as given and packed for the processor; while it loads
-# its file and what was parsed of it lie beside them.
+# A loaded network keeps its weights twice, as given and packed for the processor.
 _BYTES_A_PARAMETER = 8
-_LOADING_BYTES_A_PARAMETER = 14
 # The first run of an engine sets up its threads and scratch space.
 _ENGINE_BYTES = 2 * 10**6
 # Compression buffers, tables and what the allocator keeps.
@@ -214,7 +210,8 @@ def _largest_that_fits(needs: Mapping[int, int], cap: Cap) -> int:
 
 def fits_to_load(bundle: Bundle, cap: Cap) -> bool:
     """Whether a cap lets the network be loaded; to know before that is tried."""
-    return cap.size_bytes is None or _cap_for((_loading(bundle),)) <= cap.size_bytes
+    parameters = bundle.manifest.network.parameters or 0
+    return memory.fits_to_load(parameters, cap, _RUNTIME_BYTES[_engine(bundle)])
 
 
 def padded_shape(grid: ModelGrid, preprocessing: Preprocessing) -> tuple[int, int]:
@@ -252,7 +249,7 @@ def as_text(plan: Plan) -> str:
 
 def _cap_for(stages: tuple[Stage, ...]) -> int:
     worst = (
-        _MARGIN * stage.size_bytes + sum(buffer.spare_bytes for buffer in stage.buffers)
+        memory.MARGIN * stage.size_bytes + sum(buffer.spare_bytes for buffer in stage.buffers)
         for stage in stages
     )
     return math.ceil(max(worst))
@@ -264,7 +261,7 @@ def _loading(bundle: Bundle, *slices: Buffer) -> Stage:
         "load model",
         (
             Buffer("Python and libraries", _RUNTIME_BYTES[_engine(bundle)]),
-            Buffer("network while it loads", _LOADING_BYTES_A_PARAMETER * parameters),
+            Buffer("network while it loads", memory.LOADING_BYTES_A_PARAMETER * parameters),
             *slices,
         ),
     )

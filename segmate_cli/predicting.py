@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from segmate_cli import console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
+from segmate_cli.gate_options import gate_exit, rules_of
 from segmate_cli.given import place_of, scan_finder
 from segmate_cli.starting import Loading, engine_options, start_loading_of
 
@@ -31,7 +32,6 @@ def run(args: Namespace) -> ExitCode:
     path = place_of(args.scan)
     # First of all: the network loads while the rest is imported.
     loading = start_loading_of(args)
-    from segmate_cli.gating import gate_exit
 
     find = scan_finder(args, path)
     files.ensure_temporary_folder(Path(args.output[0]).parent)
@@ -47,7 +47,6 @@ def _predict_each(args: Namespace, path: Place, loading: Loading) -> ExitCode:
     """``segmate predict --all-series``."""
     from segmate_cli import dicom
     from segmate_cli.every_series import find_each, in_turn, output_of
-    from segmate_cli.gating import gate_exit
 
     if args.series:
         raise UsageError("--all-series and --series exclude each other; give one.")
@@ -100,7 +99,6 @@ def _set_up(
     args: Namespace, loading: Loading, outputs: list[Path], find: Callable[[], Scan]
 ) -> _SetUp:
     from segmate_cli import pipeline
-    from segmate_cli.gating import rules_of
 
     options = pipeline.PredictOptions(
         organs=args.organs,
@@ -122,7 +120,7 @@ def _predict_one(
     args: Namespace, set_up: _SetUp, outputs: list[Path], find: Callable[[], Scan]
 ) -> str:
     """Segment one scan, write it, print the outputs' paths; gives the verdict."""
-    from segmate_cli import pipeline, report, saving, sidecar
+    from segmate_cli import pipeline, saving
     from segmate_cli.flow import Stopwatch
     from segmate_cli.guard import MemoryGuard
 
@@ -149,6 +147,8 @@ def _predict_one(
         for output in written:
             print(output)
     if args.itksnap:
+        from segmate_cli import report, sidecar
+
         files.write_text(sidecar.itksnap_path(outputs[0]), report.itksnap_labels(labels.organs))
     _say(args, f"{model.manifest.title} ({labels.run['engine_description']})")
     for warning in (*labels.run["warnings"], *warnings):

@@ -102,6 +102,30 @@ class Taps:
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """The scan's slices in its own storage order, with no more rows and columns than the model's.
+
+    Attributes:
+        turn: From the model's rows and columns to the scan's.
+        rows: Of the model's, those that any of the scan's takes its labels from; None for all.
+        columns: The same of columns.
+        row_counts: How many of the scan's rows each row of a packed slice stands for.
+        column_counts: The same of columns.
+    """
+
+    turn: Reorientation
+    rows: IndexArray | None
+    columns: IndexArray | None
+    row_counts: IndexArray
+    column_counts: IndexArray
+
+    def of(self, plane: Uint8Array) -> Uint8Array:
+        """A slice of the model's grid, packed."""
+        packed: Uint8Array = self.turn.view(_taken(plane, self.rows, self.columns)[None])[0]
+        return packed
+
+
+@dataclass(frozen=True, slots=True)
 class ModelGrid:
     """How one scan lies on the model's grid.
 
@@ -285,15 +309,8 @@ class ModelGrid:
             out[k] = plane
         return out
 
-    def packed_planes(
-        self, labels: Planes
-    ) -> tuple[Iterator[Uint8Array], IndexArray, IndexArray] | None:
-        """The scan's slices in its own storage order with the model's rows and columns.
-
-        Returns:
-            The slices, and how many of the scan's rows and columns each row and column stands for;
-            None where slices do not lie along the model's.
-        """
+    def packing(self) -> Packing | None:
+        """How the scan's slices look on the grid; None where they do not lie along the model's."""
         if not self.streams or self.upright is not None:
             return None
         _, rows, columns = self._sources()
@@ -303,11 +320,16 @@ class ModelGrid:
             used[axis - 1][1][:: -1 if flip else 1]
             for axis, flip in zip(turn.axes[1:], turn.flips[1:], strict=True)
         ]
-        planes = (
-            turn.view(plane[None])[0]
-            for plane in self._turned_planes(labels, used[0][0], used[1][0])
-        )
-        return planes, counts[0], counts[1]
+        some = [_some(used[axis - 1][0], self.shape[axis]) for axis in (1, 2)]
+        return Packing(turn, some[0], some[1], counts[0], counts[1])
+
+    def packed_planes(self, labels: Planes) -> Iterator[Uint8Array] | None:
+        """The scan's slices in its own storage order, as ``packing`` has them; None likewise."""
+        packing = self.packing()
+        if packing is None:
+            return None
+        turned = self._turned_planes(labels, packing.rows, packing.columns)
+        return (packing.turn.view(plane[None])[0] for plane in turned)
 
     def back_planes(self, labels: Planes) -> Iterator[Uint8Array]:
         """The same slice by slice."""
@@ -323,8 +345,8 @@ class ModelGrid:
             yield from self._planes_across(labels)
             return
         stored = self._plane_turn.inverse()
-        _, rows, columns = self._sources()
-        for plane in self._turned_planes(labels, rows, columns):
+        some = [_some(self._sources()[axis], self.shape[axis]) for axis in (1, 2)]
+        for plane in self._turned_planes(labels, some[0], some[1]):
             yield stored.view(plane[None])[0]
 
     @property
@@ -333,21 +355,14 @@ class ModelGrid:
         return Reorientation(axes, (False, *self.turn.flips[1:]))
 
     def _turned_planes(
-        self, labels: Planes, rows: IndexArray, columns: IndexArray
+        self, labels: Planes, rows: IndexArray | None, columns: IndexArray | None
     ) -> Iterator[Uint8Array]:
         """Slices in the model's axes, at some of its rows and columns, ordered as ``slices``."""
         slices = self._sources()[0]
-        every_row, every_column = (
-            np.array_equal(taken, np.arange(there))
-            for taken, there in zip((rows, columns), self.shape[1:], strict=True)
-        )
         last = -1
         for source in slices[::-1] if self.descending else slices:
             if source != last:  # neighbours often repeat: the scan's slices lie closer
-                last, plane = source, labels[source]
-                # Rows last: they are copied whole.
-                plane = plane if every_column else plane.take(columns, 1)
-                plane = plane if every_row else plane.take(rows, 0)
+                last, plane = source, _taken(labels[source], rows, columns)
             yield plane
 
     def _planes_across(self, labels: Planes) -> Iterator[Uint8Array]:
@@ -384,6 +399,18 @@ class ModelGrid:
 
     def _in_plane(self, plane: FloatArray) -> FloatArray:
         return self.columns.across(self.rows.down(plane))
+
+
+def _some(taken: IndexArray, there: int) -> IndexArray | None:
+    """Lines to be taken; None where that is all of them, in their order."""
+    return None if np.array_equal(taken, np.arange(there)) else taken
+
+
+def _taken(plane: Uint8Array, rows: IndexArray | None, columns: IndexArray | None) -> Uint8Array:
+    """Some rows and columns of a plane; the plane itself where it is all."""
+    # Rows last: they are copied whole.
+    plane = plane if columns is None else plane.take(columns, 1)
+    return plane if rows is None else plane.take(rows, 0)
 
 
 def _kernel(offset: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from segmate_cli.errors import ModelError
 from segmate_cli.flow import Stopwatch, spread
 from segmate_cli.guard import Batches
 from segmate_cli.inputs import neighbour_stacks
-from segmate_cli.planes import PackedPlanes, Uint8Array
+from segmate_cli.planes import Planes, Uint8Array
 from segmate_cli.resample import ModelGrid
 from segmate_cli.runners import FloatArray
 from segmate_cli.variants import Variant
@@ -87,25 +87,24 @@ class Segmenter:
         return self.grid.at_scan_slices() if self.interpolates else self.grid
 
     def labels(
-        self, slices: Iterable[FloatArray], position: SlicePosition | None = None
-    ) -> PackedPlanes:
-        """Labels on ``label_grid``.
+        self, slices: Iterable[FloatArray], out: Planes, position: SlicePosition | None = None
+    ) -> None:
+        """Put labels on ``label_grid``, plane by plane in the grid's order.
 
         Args:
             slices: From ``network_slices``.
+            out: Where they go.
             position: Where the organs begin and end; None if that is not known.
         """
-        out = PackedPlanes(self.label_grid.shape)
         scored = self._watched(self._scored(slices, position))
         if not self.interpolates:
             for each in scored:
                 out[each.number] = each.labels
-            return out
+            return
         planes = scan_slices(scored, self.grid, self.stride, self._decide)
         for k, plane in planes:
             with self.watch.stage("labels"):
                 out[k] = plane
-        return out
 
     def _watched(self, scored: Iterator[ScoredSlice]) -> Iterator[ScoredSlice]:
         for each in scored:

@@ -12,19 +12,20 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segmate_cli import __version__, files, memory
-from segmate_cli.doubt.record import earlier_in
-from segmate_cli.doubt.verdict import Earlier
 from segmate_cli.errors import GeometryError, InputError
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ
 from segmate_cli.upright import EvenGrid, EvenLabels
 from segmate_cli.volume import DicomSource, LabelMap, Source
+
+if TYPE_CHECKING:
+    from segmate_cli.doubt.verdict import Earlier
 
 SCHEMA = "segmate-labels"
 SCHEMA_VERSION = 1
@@ -165,6 +166,8 @@ def _slices_in(given: dict[str, Any]) -> Geometry | None:
 
 def earlier_of(labels_path: Path) -> Earlier | None:
     """What the gates said of the scan; None without a sidecar, or where the file has changed."""
+    from segmate_cli.doubt.record import earlier_in
+
     try:
         content = json.loads(path_for(labels_path).read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:

@@ -56,12 +56,15 @@ class Loading:
 
 def start_loading_of(args: Namespace) -> Loading:
     """Open the model that a command names and start to load it, if the cap lets it."""
+    from segmate_cli.sessions import begin_early
+
+    options = engine_options(args)
+    cap = memory.resolve_cap(options.pop("memory_cap_bytes"))
+    begun = begin_early(args.model, cap, **options)
     from segmate_cli.bundle import open_bundle
     from segmate_cli.engines import start_loading
     from segmate_cli.plan import fits_to_load
 
-    options = engine_options(args)
-    cap = memory.resolve_cap(options.pop("memory_cap_bytes"))
     bundle = open_bundle(args.model)
     fits = fits_to_load(bundle, cap)
-    return Loading(start_loading(bundle, **options) if fits else bundle, cap)
+    return Loading(start_loading(bundle, begun=begun, **options) if fits else bundle, cap)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.bundle import Intervals, Manifest
-from segmate_cli.doubt.case import ScoreEvidence
 from segmate_cli.doubt.score_evidence import OrganScores
 from segmate_cli.planes import PackedPlanes
+
+if TYPE_CHECKING:
+    from segmate_cli.doubt.case import ScoreEvidence
 
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
@@ -109,6 +111,8 @@ def score_evidence(
         volume_ml: By label value from 0 on.
         intervals: What the model's manifest says of how far volumes may be off.
     """
+    from segmate_cli.doubt.case import ScoreEvidence
+
     half_widths = {} if intervals is None else intervals.half_widths
     found = {}
     for value, (key, seen) in enumerate(zip(keys, scores, strict=True), 1):

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from conftest import threshold_network, write_bundle
 
-from segmate_cli import engines, runners
+from segmate_cli import engines, runners, sessions
 from segmate_cli.bundle import open_bundle
 from segmate_cli.engines import load_model
 from segmate_cli.errors import EngineMissingError, MemoryCapError, ModelError, UsageError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of segmate-cli[cpu]")
 # Not find_spec: the folder tests/torch would be found.
-TORCH_IS_HERE = engines._has("torch")
+TORCH_IS_HERE = sessions.has_package("torch")
 
 
 def network(
@@ -119,7 +119,7 @@ def test_batch_and_threads_change_no_number(tiny_bundle):
 
 
 def test_threads_default_to_what_this_process_may_use(tiny_bundle):
-    assert load_model(open_bundle(tiny_bundle)).threads == engines.usable_cpus() >= 1
+    assert load_model(open_bundle(tiny_bundle)).threads == sessions.usable_cpus() >= 1
 
 
 def test_onnx_comes_before_the_torch_forms_whatever_the_order(tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_a_folder_with_an_engines_name_is_no_engine(tmp_path, monkeypatch):
     (tmp_path / "no_such_engine").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     assert importlib.util.find_spec("no_such_engine") is not None
-    assert not engines._has("no_such_engine")
+    assert not sessions.has_package("no_such_engine")
 
 
 # --- CUDA, asked for or found ----------------------------------------------------------------
@@ -409,7 +409,7 @@ def test_the_crafted_file_is_one_that_onnx_would_read(lure, tmp_path):
 @pytest.mark.parametrize("value_first", [False, True])
 def test_external_data_is_refused_by_the_runtime_too(lure, tmp_path, monkeypatch, value_first):
     # The second lock, should a file be written so that the search for the key misses it.
-    monkeypatch.setattr(engines, "_has_external_data", lambda data: False)
+    monkeypatch.setattr(sessions, "_has_external_data", lambda data: False)
     data = external_network("weights.bin", value_first=value_first)
     with pytest.raises(ModelError, match="cannot load"):
         load_model(open_bundle(write_bundle(tmp_path / "b", data)))

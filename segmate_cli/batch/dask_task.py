@@ -23,8 +23,8 @@ from segmate_cli.batch import records
 from segmate_cli.batch.crew import end_overdue
 from segmate_cli.batch.jobs import job_of
 from segmate_cli.batch.slots import Slot, log_path, worker_command
-from segmate_cli.engines import usable_cpus
 from segmate_cli.errors import ExitCode
+from segmate_cli.sessions import usable_cpus
 
 _TICK_SECONDS = 0.5
 _TICKS_A_QUESTION = 4

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from segmate_cli import files, memory, pipeline, scans, sidecar
+from segmate_cli import files, memory, scans, sidecar
 from segmate_cli.batch import records
 from segmate_cli.batch.jobs import Job
 from segmate_cli.batch.making import (
@@ -23,6 +23,7 @@ from segmate_cli.batch.settings import Settings
 from segmate_cli.doubt.record import judgement_record
 from segmate_cli.engines import LoadedModel
 from segmate_cli.guard import MemoryGuard
+from segmate_cli.judging import rules_for
 from segmate_cli.measurement import Measured, Tally
 from segmate_cli.placement import placed_on
 from segmate_cli.upright import on_slices
@@ -94,7 +95,7 @@ def _measure(job: Job, settings: Settings, model: LoadedModel, scan: Scan) -> Me
     for plane, hu in zip(labels.planes(), scan.planes(), strict=True):
         tally.add(plane, hu)
     wanted = [organ for _, organ in sorted(labels.organs.items())]
-    rules = pipeline.rules_for(model.manifest, predict_options(settings).rules)
+    rules = rules_for(model.manifest, predict_options(settings).rules)
     return tally.measured(labels.organs, wanted, rules, sidecar.earlier_of(path))
 
 

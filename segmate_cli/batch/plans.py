@@ -12,8 +12,8 @@ from segmate_cli.batch.driver import Plan
 from segmate_cli.batch.output_folder import Shard
 from segmate_cli.batch.settings import GATES, Settings, digest_of, making_sha256, parse_formats
 from segmate_cli.doubt.gates_file import parse_gates, read_text
-from segmate_cli.engines import usable_cpus
 from segmate_cli.errors import UsageError
+from segmate_cli.sessions import usable_cpus
 
 
 def settings_from(args: Namespace, jobs: int) -> Settings:

@@ -7,7 +7,7 @@ each row and column has, so that what is counted is the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -150,6 +150,36 @@ class Weights:
         return cls(*(np.ones(n, np.intp) for n in geometry.shape[1:]))
 
 
+class _Sums:
+    """What is counted of some slices, by value; see Survey."""
+
+    def __init__(self, n: int) -> None:
+        self.voxels = np.zeros(n)
+        self.uneven_ml = np.zeros(n)
+        self.surface = np.zeros(n)
+        self.edge = np.zeros((6, n))  # low and high end of k, j and i
+        self.circle = np.zeros(n)
+        self.changed = np.zeros(2)
+        self.changed_of = np.zeros((2, n))
+
+    def add(self, other: _Sums) -> None:
+        for name, own in vars(self).items():
+            own += getattr(other, name)
+
+    def face(self, face: int, area_mm2: FloatArray) -> None:
+        self.edge[face] += area_mm2
+        self.surface += area_mm2
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some slices: their numbers, what was counted of them, what the small copy has of them."""
+
+    numbers: range
+    sums: _Sums
+    small: list[LabelArray]
+
+
 class Surveyor:
     """Adds up a Survey as the slices k = 0, 1, ... of a label map go by.
 
@@ -157,9 +187,17 @@ class Surveyor:
         geometry: The scan's.
         highest: Largest label value.
         weights: What the planes' rows and columns stand for; None for the scan's own.
+        recountable: Keep what is counted apart, so that ``survey`` can count slices again.
     """
 
-    def __init__(self, geometry: Geometry, highest: int, weights: Weights | None = None) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        highest: int,
+        weights: Weights | None = None,
+        *,
+        recountable: bool = False,
+    ) -> None:
         self._geometry = geometry
         self._n = highest + 1
         weights = weights or Weights.ones(geometry)
@@ -168,39 +206,51 @@ class Surveyor:
         k_mm, j_mm, i_mm = geometry.spacing_mm
         # Areas of a voxel's faces across k, j and i.
         self._areas = (j_mm * i_mm, k_mm * i_mm, k_mm * j_mm)
-        self._voxels = np.zeros(self._n)
         self._slice_ml = None if geometry.places_mm is None else geometry.slice_voxel_ml
-        self._uneven_ml = np.zeros(self._n)
-        self._surface = np.zeros(self._n)
-        self._edge = np.zeros((6, self._n))  # low and high end of k, j and i
-        self._circle = np.zeros(self._n)
         self._ring = _ring(geometry, weights)
-        self._changed = [0.0, 0.0]
-        self._changed_of = np.zeros((2, self._n))
-        self._recent: list[LabelArray] = []  # at most two planes, the later one last
-        self._waiting: list[LabelArray] = []
         self._steps = small_steps(geometry)
-        self._small: list[LabelArray] = []
         self._small_at = tuple(
             np.repeat(np.arange(part.size), part)[::step]
             for part, step in zip((self._rows, self._columns), self._steps[1:], strict=True)
         )
+        self._recountable = recountable
+        self._recent: list[LabelArray] = []  # at most two planes, the later one last
+        self._waiting: list[LabelArray] = []
         self._slices = 0
+        self._blocks: list[_Block] = []
+        self._total = _Sums(self._n)
+        self._small: list[LabelArray] = []
 
     def add(self, plane: LabelArray) -> None:
         """Count the next slice (rows, columns)."""
         self._waiting.append(plane)
         if (len(self._waiting) + 1) * plane.size > _BLOCK_PIXELS:
-            self._count()
+            self._count_waiting()
 
-    def _count(self) -> None:
+    def _count_waiting(self) -> None:
         """Count the slices that wait: some at once, since most of them hold little to count."""
         if not self._waiting:
             return
         planes = np.stack([*self._recent, *self._waiting])
-        own = planes[len(self._recent) :]
-        numbers = range(self._slices, self._slices + len(own))
-        self._small += [
+        numbers = range(self._slices, self._slices + len(self._waiting))
+        block = self._counted_block(planes, numbers)
+        if self._recountable:
+            self._blocks.append(block)
+        else:
+            self._include(block)
+        self._recent = list(planes[-2:])
+        self._waiting = []
+        self._slices = numbers.stop
+
+    def _include(self, block: _Block) -> None:
+        self._total.add(block.sums)
+        self._small += block.small
+
+    def _counted_block(self, planes: LabelArray, numbers: range) -> _Block:
+        """Count slices ``numbers``, before which up to two more come in ``planes``."""
+        sums = _Sums(self._n)
+        own = planes[len(planes) - len(numbers) :]
+        small = [
             own[n][np.ix_(*self._small_at)]
             for n, k in enumerate(numbers)
             if k % self._steps[0] == 0
@@ -208,17 +258,15 @@ class Surveyor:
         if own.max():
             ends = nonzero(own[:, :, :-1] != own[:, :, 1:])
             counted = self._by_runs(own, ends)
-            self._voxels += counted.sum(axis=0)
+            sums.voxels += counted.sum(axis=0)
             if self._slice_ml is not None:
-                self._uneven_ml += self._slice_ml[numbers.start : numbers.stop] @ counted
+                sums.uneven_ml += self._slice_ml[numbers.start : numbers.stop] @ counted
             for end, outermost in enumerate((0, self._geometry.shape[0] - 1)):
                 if outermost in numbers:
-                    self._face(end, self._areas[0] * counted[outermost - numbers.start])
-            self._in_plane(own, ends)
-        self._between(planes)
-        self._recent = list(planes[-2:])
-        self._waiting = []
-        self._slices = numbers.stop
+                    sums.face(end, self._areas[0] * counted[outermost - numbers.start])
+            self._in_plane(own, ends, sums)
+        self._between(planes, len(planes) - len(numbers), sums)
+        return _Block(numbers, sums, small)
 
     def _by_runs(self, planes: LabelArray, ends: _Places) -> FloatArray:
         """Voxels by plane and value: there are far fewer ends of runs along rows than voxels."""
@@ -245,7 +293,7 @@ class Surveyor:
         counts[0] = 0.0
         return counts
 
-    def _in_plane(self, planes: LabelArray, ends: _Places) -> None:
+    def _in_plane(self, planes: LabelArray, ends: _Places, sums: _Sums) -> None:
         """Faces inside the slices, on their four ends, and on the circle.
 
         ``ends`` is where along a row a voxel's value is not that of the next.
@@ -256,51 +304,69 @@ class Surveyor:
             other = planes[:, 1:] if axis == 0 else planes[:, :, 1:]
             where = ends if axis == 1 else nonzero(one != other)
             for side in (one, other):
-                self._surface += area * self._counted(side[where], along[where[2 - axis]])
+                sums.surface += area * self._counted(side[where], along[where[2 - axis]])
             for end in (0, -1):
                 values = planes[:, end] if axis == 0 else planes[:, :, end]
                 weights = np.broadcast_to(along, values.shape)
-                self._face(2 + 2 * axis - end, area * self._counted(values, weights))
+                sums.face(2 + 2 * axis - end, area * self._counted(values, weights))
             rows, columns = self._ring[axis]
             values = planes[:, rows, columns]
             weights = np.broadcast_to(along[(rows, columns)[1 - axis]], values.shape)
-            self._circle += area * self._counted(values, weights)
+            sums.circle += area * self._counted(values, weights)
 
-    def _face(self, face: int, area_mm2: FloatArray) -> None:
-        self._edge[face] += area_mm2
-        self._surface += area_mm2
-
-    def _between(self, planes: LabelArray) -> None:
+    def _between(self, planes: LabelArray, before: int, sums: _Sums) -> None:
         """Faces to the slice before, and changes since that and the one before it."""
         for lag in (1, 2):
-            first = max(len(self._recent), lag)
-            now, before = planes[first:], planes[first - lag : len(planes) - lag]
-            where = nonzero(now != before)
+            first = max(before, lag)
+            now, then = planes[first:], planes[first - lag : len(planes) - lag]
+            where = nonzero(now != then)
             across = self._rows[where[1]] * self._columns[where[2]]
-            self._changed[lag - 1] += float(across.sum())
-            for side in (now, before):
+            sums.changed[lag - 1] += float(across.sum())
+            for side in (now, then):
                 counted = self._counted(side[where], across)
-                self._changed_of[lag - 1] += counted
+                sums.changed_of[lag - 1] += counted
                 if lag == 1:
-                    self._surface += self._areas[0] * counted
+                    sums.surface += self._areas[0] * counted
 
-    def survey(self) -> Survey:
-        """What has been counted."""
-        self._count()
+    def survey(
+        self,
+        changed: Collection[int] = (),
+        read: Callable[[int], LabelArray] | None = None,
+    ) -> Survey:
+        """What has been counted.
+
+        Args:
+            changed: Slices that are no longer what they were when they were added; the surveyor
+                must be ``recountable``.
+            read: Gives a slice as it is now.
+        """
+        self._count_waiting()
+        for block in self._blocks:
+            first = max(0, block.numbers.start - 2)
+            numbers = range(first, block.numbers.stop)
+            if read is not None and any(k in numbers for k in changed):
+                planes = np.stack([read(k) for k in numbers])
+                block = self._counted_block(planes, block.numbers)
+            self._include(block)
+        self._blocks = []
+        return self._survey(self._total)
+
+    def _survey(self, sums: _Sums) -> Survey:
         edge = np.zeros((self._n, len(FACES)))
         for axis, letter in enumerate(self._geometry.directions):
             for end, own in enumerate((_OPPOSITE[letter], letter)):
-                edge[:, FACES.index(_FACE_OF[own])] += self._edge[2 * axis + end]
-        even_ml = self._voxels * self._geometry.voxel_ml
+                edge[:, FACES.index(_FACE_OF[own])] += sums.edge[2 * axis + end]
+        even_ml = sums.voxels * self._geometry.voxel_ml
+        near, far = sums.changed.tolist()
         return Survey(
             geometry=self._geometry,
-            voxels=self._voxels,
-            volume_ml=even_ml if self._slice_ml is None else self._uneven_ml,
-            surface_mm2=self._surface,
+            voxels=sums.voxels,
+            volume_ml=even_ml if self._slice_ml is None else sums.uneven_ml,
+            surface_mm2=sums.surface,
             edge_mm2=edge,
-            circle_mm2=self._circle,
-            changed=(self._changed[0], self._changed[1]),
-            changed_of=(self._changed_of[0], self._changed_of[1]),
+            circle_mm2=sums.circle,
+            changed=(near, far),
+            changed_of=(sums.changed_of[0], sums.changed_of[1]),
             small=Small((np.stack(self._small),), small_geometry(self._geometry)),
         )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from segmate_cli import console, files
 from segmate_cli.errors import ExitCode, InputError, UsageError
-from segmate_cli.gating import rules_of, tell
+from segmate_cli.gate_options import rules_of
+from segmate_cli.gating import tell
 from segmate_cli.look.content import Content, Source, gather, look_at
 from segmate_cli.look.tiles import check_libraries
 from segmate_cli.outputs import deliver, format_of

@@ -1,0 +1,28 @@
+"""Gates as a command's options say: which count, and how the command ends."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segmate_cli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from segmate_cli.doubt.rules import Rule
+
+
+def rules_of(args: Namespace) -> tuple[Rule, ...] | None:
+    """The gates of ``--gates``; None where it is not given."""
+    if not args.gates:
+        return None
+    from segmate_cli.doubt.gates_file import read_gates
+
+    return read_gates(Path(args.gates))
+
+
+def gate_exit(args: Namespace, words: Sequence[str]) -> ExitCode:
+    """How a command ends whose scans got these verdicts."""
+    wanted = "review" in words and not args.no_gate_exit
+    return ExitCode.REVIEW if wanted else ExitCode.DONE
