@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.ma  # noqa: F401 - percentiles would import it, after the last slice
+import numpy.ma
 import numpy.typing as npt
 
 from segmate_cli.bundle import Manifest

@@ -126,14 +126,21 @@ def write_labels(labels: LabelMap, path: Path) -> str:
     with (
         files.write_atomically(path) as raw,
         zipping(raw, is_gzip_name(path)) as stream,
-        Ahead(_as_written(labels), _PLANES_AHEAD) as planes,
+        Ahead(_hashed(labels, digest), _PLANES_AHEAD) as planes,
     ):
         header.write_to(stream)  # writes the extension flag and the extensions, too
         stream.write(b"\x00" * (int(header["vox_offset"]) - stream.tell()))
         for plane in planes:
-            digest.update(plane.data)
             stream.write(plane.data)
     return digest.hexdigest()
+
+
+def _hashed(labels: LabelMap, digest: Any) -> Generator[npt.NDArray[Any], None, None]:
+    """Planes as they are written; made, hashed and deflated by a thread each."""
+    with Ahead(_as_written(labels), _PLANES_AHEAD) as planes:
+        for plane in planes:
+            digest.update(plane.data)
+            yield plane
 
 
 def _as_written(labels: LabelMap) -> Generator[npt.NDArray[Any], None, None]:

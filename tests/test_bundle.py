@@ -15,7 +15,7 @@ from conftest import ROOT, manifest_dict, threshold_network, write_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmate_cli import bundle
+from segmate_cli import bundle, bundle_files
 from segmate_cli.bundle import Bundle, open_bundle, parse_manifest
 from segmate_cli.errors import ExitCode, HashMismatchError, ManifestError, ModelError
 
@@ -320,7 +320,7 @@ def test_a_manifest_that_is_a_bomb_is_not_read(tmp_path, packed):
 
 def test_a_network_beyond_all_bounds_is_not_read(tmp_path, monkeypatch):
     opened = open_bundle(write_bundle(tmp_path / "b"))
-    monkeypatch.setattr(bundle, "_NETWORK_BYTES", 100)
+    monkeypatch.setattr(bundle_files, "_NETWORK_BYTES", 100)
     with pytest.raises(ManifestError, match="more than the 100"):
         read(opened)
 

@@ -400,7 +400,7 @@ def test_a_wrong_hash_stops_before_the_scan_is_read(run, tmp_path):
 def test_no_engine_installed_is_told(predict, monkeypatch):
     from segmate_cli import engines
 
-    monkeypatch.setattr(engines, "_has", lambda package: False)
+    monkeypatch.setattr(engines, "has_package", lambda package: False)
     code, _, err = predict()
     assert code == 2
     assert "pip install 'segmate-cli[cpu]'" in err

@@ -123,7 +123,7 @@ def test_threads_default_to_what_this_process_may_use(tiny_bundle):
 
 
 def test_onnx_comes_before_the_torch_forms_whatever_the_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "_has", lambda package: True)
+    monkeypatch.setattr(engines, "has_package", lambda package: True)
     monkeypatch.setattr(engines, "cuda_reachable", lambda engine: False)
     bundle = open_bundle(with_files(tmp_path, "pt2", "torchscript", "onnx"))
     assert load_model(bundle).engine == "onnx"
@@ -150,7 +150,7 @@ def test_no_threads_are_refused(tiny_bundle, threads):
 
 def test_an_engine_that_the_bundle_has_no_file_for(tiny_bundle, monkeypatch):
     for installed in (True, False):
-        monkeypatch.setattr(engines, "_has", lambda package, answer=installed: answer)
+        monkeypatch.setattr(engines, "has_package", lambda package, answer=installed: answer)
         # Not "install torch": that would not help.
         with pytest.raises(EngineMissingError, match="no network for torchscript, only for onnx"):
             load_model(open_bundle(tiny_bundle), engine="torchscript")
@@ -166,7 +166,7 @@ def test_torch_asked_for_where_it_is_missing(tmp_path, engine):
 
 
 def test_no_engine_at_all_names_each_remedy_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "_has", lambda package: False)
+    monkeypatch.setattr(engines, "has_package", lambda package: False)
     with pytest.raises(EngineMissingError) as caught:
         load_model(open_bundle(with_files(tmp_path, "pt2", "torchscript", "onnx")))
     assert str(caught.value).count("segmate-cli[torch]") == 1
@@ -176,7 +176,7 @@ def test_no_engine_at_all_names_each_remedy_once(tmp_path, monkeypatch):
 
 def test_an_engine_that_is_installed_but_broken(tiny_bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # import raises ImportError
-    monkeypatch.setattr(engines, "_has", lambda package: True)
+    monkeypatch.setattr(engines, "has_package", lambda package: True)
     with pytest.raises(EngineMissingError, match="cannot be imported"):
         load_model(open_bundle(tiny_bundle), device="cpu")
 
