@@ -10,7 +10,7 @@ import io
 import re
 import time
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from segmate_cli import gpu, memory, sessions
 from segmate_cli.errors import EngineMissingError, ModelError, UsageError, one_line
+from segmate_cli.flow import begin
 from segmate_cli.runners import OnnxRunner, Runner, TorchRunner, unoptimised
 from segmate_cli.sessions import (
     REMEDY,
@@ -141,14 +142,11 @@ def start_loading(
         gpu_memory_cap_bytes=gpu_memory_cap_bytes,
     )
     if begun is not None and job.engine == "onnx" and begun.request == job.request:
+        begun.read.result()
         job = replace(job, begun=begun)
     else:
         job = replace(job, data=bundle.read_network(network_file))
-    pool = ThreadPoolExecutor(1, "segmate-load")
-    try:
-        return LoadingModel(bundle, pool.submit(_load, job))
-    finally:
-        pool.shutdown(wait=False)
+    return LoadingModel(bundle, begin(lambda: _load(job), "segmate-load"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,9 +105,9 @@ class Ahead(Generic[ItemT]):
             self._waiting.put(_End())
 
 
-def begin(function: Callable[[], ResultT]) -> Future[ResultT]:
+def begin(function: Callable[[], ResultT], name: str = "segmate-beside") -> Future[ResultT]:
     """Start a function in a thread of its own; its error comes out with the result."""
-    pool = ThreadPoolExecutor(1, "segmate-beside")
+    pool = ThreadPoolExecutor(1, name)
     try:
         return pool.submit(function)
     finally:

@@ -49,9 +49,10 @@ def scan_finder(args: Namespace, path: Place) -> Callable[[], Scan]:
     """What finds the scan at a path, as the options say how; errors as ``scans.find_scan``."""
     from segmate_cli import nifti, scans
 
+    if isinstance(path, Path) and nifti.is_nifti_name(path):
+        nifti.import_reader()  # without pydicom
+
     def find() -> Scan:
-        if isinstance(path, Path) and nifti.is_nifti_name(path):
-            nifti.import_reader()  # without pydicom
         return scans.find_scan(path, series=args.series, assume_ras=args.assume_ras)
 
     return find

@@ -12,7 +12,7 @@ from segmate_cli import console, files, memory
 from segmate_cli.errors import ExitCode, UsageError
 from segmate_cli.gate_options import gate_exit, rules_of
 from segmate_cli.given import place_of, scan_finder
-from segmate_cli.starting import Loading, engine_options, start_loading_of
+from segmate_cli.starting import Loading, engine_options, nothing_collected, start_loading_of
 
 if TYPE_CHECKING:
     from segmate_cli.dicom import SeriesInfo
@@ -30,17 +30,18 @@ def run(args: Namespace) -> ExitCode:
         SegmateError: What stands in the way; see ``scans``, ``pipeline`` and ``saving``.
     """
     path = place_of(args.scan)
-    # First of all: the network loads while the rest is imported.
-    loading = start_loading_of(args)
-
-    find = scan_finder(args, path)
-    files.ensure_temporary_folder(Path(args.output[0]).parent)
+    with nothing_collected():
+        # First of all: the network loads while the rest is imported.
+        loading = start_loading_of(args)
+        find = scan_finder(args, path)
+        files.ensure_temporary_folder(Path(args.output[0]).parent)
+        if not args.all_series:
+            outputs = [Path(name) for name in args.output]
+            _check_outputs(args, outputs, path)
+            set_up = _set_up(args, loading, outputs, find)
     if args.all_series:
         return _predict_each(args, path, loading)
-    outputs = [Path(name) for name in args.output]
-    _check_outputs(args, outputs, path)
-    word = _predict_one(args, _set_up(args, loading, outputs, find), outputs, find)
-    return gate_exit(args, [word])
+    return gate_exit(args, [_predict_one(args, set_up, outputs, find)])
 
 
 def _predict_each(args: Namespace, path: Place, loading: Loading) -> ExitCode:

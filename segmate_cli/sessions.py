@@ -11,7 +11,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from segmate_cli import bundle_files, gpu, memory
 from segmate_cli.errors import EngineMissingError, ModelError, one_line
+from segmate_cli.flow import begin
 from segmate_cli.runners import onnx_errors
 
 REMEDY = {
@@ -54,9 +55,16 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A session that a thread is opening."""
+    """A session that a thread is opening.
+
+    Attributes:
+        request: What it will be.
+        read: Done once the network's file is read and is the one that the manifest names.
+        future: The session.
+    """
 
     request: SessionRequest
+    read: Future[None]
     future: Future[Any]
 
 
@@ -130,16 +138,18 @@ def begin_early(
     workers = workers_for("onnx", "cpu", threads, batch_size)
     request = SessionRequest(location, network.sha256, "cpu", threads // workers, workers)
 
-    def open_it() -> Any:
-        return open_session(
-            request, bundle_files.read_network(location, network.name, network.sha256)
-        )
+    read: Future[None] = Future()
 
-    pool = ThreadPoolExecutor(1, "segmate-load")
-    try:
-        return Begun(request, pool.submit(open_it))
-    finally:
-        pool.shutdown(wait=False)
+    def open_it() -> Any:
+        try:
+            data = bundle_files.read_network(location, network.name, network.sha256)
+        except ModelError as error:
+            read.set_exception(error)
+            raise
+        read.set_result(None)
+        return open_session(request, data)
+
+    return Begun(request, read, begin(open_it, "segmate-load"))
 
 
 def workers_for(engine: str, device: str, threads: int, batch_size: int | None = None) -> int:
