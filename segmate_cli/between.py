@@ -31,11 +31,13 @@ class ScoredSlice:
         number: Along the model's slice axis.
         labels: (rows, columns).
         logits: (channels, rows, columns) that the labels were decided from.
+        highest: (channels,) what none of them is over; None where that is not known.
     """
 
     number: int
     labels: Uint8Array
     logits: FloatArray
+    highest: FloatArray | None = None
 
 
 def scan_slices(

@@ -29,18 +29,21 @@ _AS_THEY_ARE = Variant("as it is")
 _NO_NUMBERS = "the network gave values that are no numbers for this scan."
 
 
-def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
+def decide(logits: FloatArray, manifest: Manifest, highest: FloatArray | None = None) -> Uint8Array:
     """Labels (N, H, W) of logits (N, channels, H, W): the one place where overlaps are settled.
 
     An organ passes where its logit is over its threshold; where several pass, the largest logit
-    wins; where none does, the voxel is background.
+    wins; where none does, the voxel is background. ``highest``, (N, channels), is what no logit is
+    over: organs that cannot pass need not be looked at.
     """
     labels = np.zeros((logits.shape[0], *logits.shape[2:]), dtype=np.uint8)
     best: FloatArray | None = None
-    thresholds = manifest.threshold_logits()
+    thresholds = np.asarray(manifest.threshold_logits(), np.float32)
     for value, (entry, threshold) in enumerate(zip(manifest.organs, thresholds, strict=True), 1):
+        if highest is not None and not (highest[:, entry.channel] > threshold).any():
+            continue
         logit = logits[:, entry.channel]
-        wins = logit > np.float32(threshold)
+        wins = logit > threshold
         if not wins.any():  # most slices hold few organs
             continue
         if best is None:
@@ -49,6 +52,23 @@ def decide(logits: FloatArray, manifest: Manifest) -> Uint8Array:
         np.putmask(labels, wins, value)
         np.copyto(best, logit, where=wins)
     return labels
+
+
+def _highest(padded: FloatArray, logits: FloatArray) -> FloatArray:
+    """What no logit of a channel is over, (N, channels); one pass while they are in the cache.
+
+    Args:
+        padded: (N, channels, H, W) as the network gave them, which is quicker to look through.
+        logits: Those of them that count.
+
+    Raises:
+        ModelError: Some of these are no numbers.
+    """
+    ends = np.array([[(each.max(), each.min()) for each in channels] for channels in padded])
+    if not (np.isfinite(ends).all() or np.isfinite(logits).all()):
+        raise ModelError(_NO_NUMBERS)
+    highest: FloatArray = ends[..., 0]
+    return highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +130,9 @@ class Segmenter:
         for each in scored:
             if self.scores is not None:
                 with self.watch.stage("gates"):
-                    self.scores.add(each.number // self.stride, each.labels, each.logits)
+                    self.scores.add(
+                        each.number // self.stride, each.labels, each.logits, each.highest
+                    )
             yield each
 
     def position(self, slices: Iterable[FloatArray]) -> SlicePosition | None:
@@ -155,10 +177,10 @@ class Segmenter:
             for padded in self.batches.run(self.loaded.runner, self.variant.given(stacks), at):
                 with self.watch.stage("labels"):
                     logits = self.variant.taken(padded)[:, :, :rows, :columns]
-                    if not np.isfinite(logits).all():
-                        raise ModelError(_NO_NUMBERS)
+                    highest = _highest(padded, logits)
                     some = numbers[len(found) : len(found) + len(logits)]
-                    found += map(ScoredSlice, some, self._decide(logits), logits)
+                    labels = decide(logits, self.loaded.manifest, highest)
+                    found += map(ScoredSlice, some, labels, logits, highest)
         return found
 
     def _decide(self, logits: FloatArray) -> Uint8Array:

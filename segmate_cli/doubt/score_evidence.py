@@ -88,19 +88,26 @@ class ScoreWatcher:
         # In mm3, what each organ's ends along the body add to the count of its voxels.
         self._ends = np.zeros(len(channels))
 
-    def add(self, number: int, labels: Uint8Array, logits: Float32Array) -> None:
+    def add(
+        self,
+        number: int,
+        labels: Uint8Array,
+        logits: Float32Array,
+        highest: Float32Array | None = None,
+    ) -> None:
         """Look at the next of the model's slices.
 
         Args:
             number: Along the model's slice axis.
             labels: (rows, columns), as decided from the logits.
             logits: (channels, rows, columns).
+            highest: (channels,) what no logit is over, where that is known.
         """
         sums = np.zeros_like(self._seen)
         sums[_COUNTED] = self._areas(labels, self._area_mm2)
         few = labels[::_ROW_STEP]
         sums[_MASK] = self._areas(few, self._few_mm2)
-        self._doubt(few, logits[:, ::_ROW_STEP], sums)
+        self._doubt(few, logits[:, ::_ROW_STEP], highest, sums)
         slice_mm = float(self._slices_mm[number])
         sums[: _OVERLAP + 1] *= slice_mm
         self._seen += sums
@@ -122,9 +129,15 @@ class ScoreWatcher:
         sums = np.bincount(organs.astype(np.intp), weights, self._channels.size)
         return np.asarray(sums, np.float64)
 
-    def _doubt(self, labels: Uint8Array, logits: Float32Array, sums: FloatArray) -> None:
+    def _doubt(
+        self,
+        labels: Uint8Array,
+        logits: Float32Array,
+        highest: Float32Array | None,
+        sums: FloatArray,
+    ) -> None:
         """Where probabilities are neither near 0 nor near 1, and where two organs pass."""
-        organ, pixel, logit = self._unsure(labels, logits)
+        organ, pixel, logit = self._unsure(labels, logits, highest)
         if not organ.size:
             return
         winner = labels.reshape(-1)[pixel].astype(np.intp) - 1
@@ -139,11 +152,13 @@ class ScoreWatcher:
         self._outlines(labels, logits, sums)
 
     def _unsure(
-        self, labels: Uint8Array, logits: Float32Array
+        self, labels: Uint8Array, logits: Float32Array, highest: Float32Array | None
     ) -> tuple[IndexArray, IndexArray, Float32Array]:
         """(organ, pixel, logit) where an organ is likely, but for where it is sure and has won."""
         organs, pixels, found = [], [], []
         for organ, channel in enumerate(self._channels):
+            if highest is not None and highest[channel] <= -_DOUBT_LOGIT:
+                continue
             scores = logits[channel]
             likely = scores > -_DOUBT_LOGIT
             if not likely.any():  # most slices hold few organs
