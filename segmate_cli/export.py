@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from segmate_cli.bundle import Engine, Window
 from segmate_cli.errors import ModelError
 from segmate_cli.network import InferenceNetwork, SegMate
+from segmate_cli.onnx_padding import fold_padding
 
 FloatArray = NDArray[np.float32]
 Run = Callable[[FloatArray, FloatArray | None], FloatArray]
@@ -225,6 +226,7 @@ def _write_onnx(prepared: InferenceNetwork, path: Path, precision: Precision) ->
         dynamo=False,
     )
     model = onnx.load(str(path))
+    fold_padding(model)
     if precision == "fp16":
         _halve_initializers(model)
     onnx.checker.check_model(model, full_check=True)

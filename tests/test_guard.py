@@ -200,13 +200,13 @@ def test_a_process_alone_in_a_small_cgroup_is_not_pressed(monkeypatch):
 GREEDY = """
 import sys
 import numpy as np
-from segmate_cli import cli, clean_up, pipeline
+from segmate_cli import cli, clean_up, finishing
 def greedy(*args):
     held = []
     while True:
         held.append(np.ones({mb} * 10**6, np.uint8))
         {checkpoint}
-pipeline.clean_up = greedy
+finishing.clean_up = greedy
 sys.exit(cli.main(sys.argv[1:]))
 """
 
