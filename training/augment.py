@@ -20,7 +20,7 @@ from training.lending import Loan, find_loan, paste_labels, paste_slices
 
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
-STOMACH = 12
+TRACHEA, STOMACH = 3, 12
 #: Labels that another contrast phase changes, and those of them that change alike: blood.
 CONTRASTED, BLOOD = (4, 6, 7, 8, 9, 10, 11), (6, 7)
 #: Pairs of labels that a mirrored crop swaps: lungs, kidneys.
@@ -48,6 +48,9 @@ class Augmentation:
         air_chance: lungs more or less inflated, air of another HU: trachea and lung may look alike.
         air_gain: smallest and largest factor, then, on what lies above -1000 HU in air and lung.
         air_hu: smallest and largest HU that are then added.
+        trachea_chance: its air alone brighter, as wide pixels and scatter make it (on the processor
+            alone): nearly all labelled tracheas are darker than the lungs beside them.
+        trachea_hu: least and most that it is brightened.
         contrast_chance: labelled organs brighter or darker, as other contrast phases are.
         blood_hu: smallest and largest change, then, of heart and aorta, which change alike.
         organ_hu: smallest and largest change, then, of each other organ.
@@ -85,6 +88,8 @@ class Augmentation:
     air_chance: float = 0.0
     air_gain: tuple[float, float] = (0.3, 1.5)
     air_hu: tuple[float, float] = (0.0, 60.0)
+    trachea_chance: float = 0.0
+    trachea_hu: tuple[float, float] = (20.0, 200.0)
     contrast_chance: float = 0.2
     blood_hu: tuple[float, float] = (-90.0, 90.0)
     organ_hu: tuple[float, float] = (-50.0, 60.0)
@@ -161,7 +166,9 @@ def draw_crop(
     if loan is not None:
         known[loan.label - 1] = case.known[loan.row, loan.label - 1]
     image = _change_organs(image, labels, config, rng)
-    image = fill_bowel(image, torch.where(labels > 0, labels, pseudo), config, rng)
+    either = torch.where(labels > 0, labels, pseudo)
+    image = brighten_trachea(image, either, config, rng)
+    image = fill_bowel(image, either, config, rng)
     image = change_intensities(image, config, rng)
     if rng.random() < config.cut_chance:
         outside = field_of_view(config.size, rng)
@@ -296,6 +303,16 @@ def _change_organs(
             change[0][inside] = amount
     change = F.avg_pool2d(change[None], 3, 1, 1)[0]
     return image + change * (image > -150)
+
+
+def brighten_trachea(
+    image: Tensor, labels: Tensor, config: Augmentation, rng: np.random.Generator
+) -> Tensor:
+    """Make the air of the trachea brighter, beside lungs that stay as they are."""
+    if not config.trachea_chance or rng.random() >= config.trachea_chance:
+        return image
+    inside = F.avg_pool2d((labels == TRACHEA).float()[None], 3, 1, 1)[0]
+    return image + inside * rng.uniform(*config.trachea_hu) * (image < -600)
 
 
 def fill_bowel(

@@ -40,6 +40,7 @@ from training import (  # noqa: E402
 )
 from training.augment import (  # noqa: E402
     Augmentation,
+    brighten_trachea,
     change_intensities,
     draw_crop,
     fill_bowel,
@@ -124,6 +125,20 @@ def test_only_named_organs_are_known(cache: Path) -> None:
     named = [ORGANS.index(organ) for organ in LABELLED]
     assert (known[:, named] == Known.HAND).all()
     assert not np.delete(known, named, axis=1).any()
+
+
+def test_a_trachea_can_be_brighter_than_the_lungs_beside_it() -> None:
+    hu = torch.full((3, 40, 40), -950.0)
+    hu[:, 0] = 40.0
+    labels = torch.ones((40, 40), dtype=torch.int32)
+    labels[:20, 10:20] = 3
+    config = Augmentation(trachea_chance=1.0, trachea_hu=(100.0, 100.0))
+    changed = brighten_trachea(hu, labels, config, np.random.default_rng(0))
+    assert torch.allclose(changed[:, 5, 15], torch.full((3,), -850.0))
+    assert (changed[:, 0] == 40.0).all()
+    assert (changed[:, 25] == -950.0).all()
+    never = brighten_trachea(hu, labels, Augmentation(), np.random.default_rng(0))
+    assert torch.equal(never, hu)
 
 
 def test_lungs_cut_along_a_plane_are_parted_by_the_tissue_between_them() -> None:
