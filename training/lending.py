@@ -20,9 +20,9 @@ from training.cases import ORGANS, Case, Known
 KIDNEYS = (ORGANS.index("kidney_left") + 1, ORGANS.index("kidney_right") + 1)
 #: How far along the body a kidney may be moved.
 REACH_MM = (15.0, 120.0)
-#: How far across the body.
-_ASIDE_PIXELS = 20
-_TRIES = 6
+#: How far across the body: towards the front (negative) and back, to either side.
+_ROWS, _COLUMNS = (-40, 15), (-20, 20)
+_TRIES = 12
 _SMALLEST_PIXELS = 80
 _MARGIN_PIXELS = 4
 #: Denser than any kidney: bone, or bowel with contrast.
@@ -72,8 +72,8 @@ def find_loan(case: Case, row: int, rng: np.random.Generator) -> Loan | None:
         return None
     hu = case.hu[row]
     taken = (labels > 0) | (hu > _BONE_HU) | (hu < _LUNG_HU)
-    for shift in rng.integers(-_ASIDE_PIXELS, _ASIDE_PIXELS + 1, (_TRIES, 2)):
-        aside = (int(shift[0]), int(shift[1]))
+    for _ in range(_TRIES):
+        aside = (int(rng.integers(*_ROWS)), int(rng.integers(*_COLUMNS)))
         moved = inside.roll(aside, (0, 1))
         around = _widen(moved)
         if taken[around.numpy()].mean() < 0.03:
