@@ -41,8 +41,8 @@ _RUNTIME_BYTES: dict[Engine, int] = {
 }
 # What is imported, and allocated to read the scan, while the network loads.
 _READER_BYTES = 5 * 10**6
-# A loaded network keeps its weights twice, as given and packed for the processor.
-_BYTES_A_PARAMETER = 8
+# A loaded network keeps its weights packed for the processor, and some of them as given, too.
+_BYTES_A_PARAMETER = 5
 # The first run of an engine sets up its threads and scratch space.
 _ENGINE_BYTES = 2 * 10**6
 # Compression buffers, tables and what the allocator keeps.

@@ -102,6 +102,7 @@ def open_session(request: SessionRequest, data: bytes) -> Any:
         ) from error
     if device != "cpu" and _CUDA not in session.get_providers():
         raise EngineMissingError(no_cuda)
+    session._model_bytes = None  # else it holds the file to the end, to start itself again from
     return session
 
 
