@@ -11,24 +11,22 @@ import atexit
 import errno
 import gc
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 
+from segmate_cli import interrupts
 from segmate_cli.errors import ExitCode, SegmateError
 from segmate_cli.options import build_parser
 
 _SWITCH_S = 0.0005
 _SIGINT_EXIT = 130
-_SIGTERM_EXIT = 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     # NumPy multiplies nothing larger than 4 x 4 here; to start threads for it takes 50 ms.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A thread that comes back from the network waits so long for one that runs Python: not the
@@ -67,12 +65,10 @@ def _bug(args: argparse.Namespace, error: Exception) -> int:
     return _fail(args, f"{message} what --debug shows.", ExitCode.BUG)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    # As an exception, so that temporary files are removed on the way out.
-    raise SystemExit(_SIGTERM_EXIT)
-
-
 def _fail(args: argparse.Namespace, message: str, code: ExitCode) -> int:
+    came = interrupts.exit_code()
+    if came is not None:  # a module that was just being imported says that it cannot be
+        return came
     if args.debug:
         traceback.print_exc()
     if sys.stderr is not None:  # closed by the caller: print would turn to stdout

@@ -250,7 +250,7 @@ def _export_all(
     parameters = InferenceNetwork(source.network).parameters()
     measured = {}
     if "onnx" in engines:
-        measured["bytes_per_pixel"] = _measure_footprint(folder / FILE_NAMES["onnx"], config)
+        measured["bytes_per_pixel"] = measure_footprint(folder / FILE_NAMES["onnx"], config.slices)
     return {
         "architecture": "segmate",
         "encoder": config.encoder,
@@ -293,11 +293,16 @@ print((resident("VmHWM") - loaded) // (2 * side * side))
 _FOOTPRINT_SIDES = (224, 256, 288, 352, 416)
 
 
-def _measure_footprint(file: Path, config: NetworkConfig) -> int:
-    """Bytes a pixel that each slice in the network takes, the mean over some sizes."""
+def measure_footprint(file: Path, slices: int) -> int:
+    """Bytes a pixel that each slice in an ONNX network takes, the mean over some sizes.
+
+    Args:
+        file: The network.
+        slices: How many it is shown for each.
+    """
     found = []
     for side in _FOOTPRINT_SIDES:
-        command = [sys.executable, "-c", _FOOTPRINT, str(file), str(config.slices), str(side)]
+        command = [sys.executable, "-c", _FOOTPRINT, str(file), str(slices), str(side)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:  # no /proc
             return _UNMEASURED_BYTES_PER_PIXEL

@@ -53,6 +53,19 @@ class _End:
     """What waits behind the last item."""
 
 
+class _Outcome:
+    """Keeps the error that ends a block, for another thread; as a Future does of a function."""
+
+    error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.error = error
+        return True
+
+
 class Ahead(Generic[ItemT]):
     """What a source yields, taken from it by a thread of its own, from the start on.
 
@@ -69,8 +82,11 @@ class Ahead(Generic[ItemT]):
         self._room = threading.Semaphore(most + 1)
         self._waiting: SimpleQueue[ItemT | _End] = SimpleQueue()
         self._stopped = False
-        self._pool = ThreadPoolExecutor(1, "segmate-ahead")
-        self._job = self._pool.submit(self._fill)
+        self._outcome = _Outcome()
+        # A daemon: a signal between here and the block would leave it waiting for room, and
+        # Python for it.
+        self._thread = threading.Thread(target=self._fill, name="segmate-ahead", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Ahead[ItemT]:
         return self
@@ -78,7 +94,7 @@ class Ahead(Generic[ItemT]):
     def __exit__(self, *_: object) -> None:
         self._stopped = True
         self._room.release()
-        self._pool.shutdown()
+        self._thread.join()
 
     def __iter__(self) -> Iterator[ItemT]:
         return self
@@ -87,22 +103,24 @@ class Ahead(Generic[ItemT]):
         item = self._waiting.get()
         if isinstance(item, _End):
             self._waiting.put(item)  # whoever asks again hears the same
-            self._job.result()  # where the source's error comes out
+            if self._outcome.error is not None:
+                raise self._outcome.error
             raise StopIteration
         self._room.release()
         return item
 
     def _fill(self) -> None:
-        try:
-            self._room.acquire()
-            for item in self._source:
-                self._waiting.put(item)
+        with self._outcome:
+            try:
                 self._room.acquire()
-                if self._stopped:
-                    break
-        finally:
-            self._source.close()
-            self._waiting.put(_End())
+                for item in self._source:
+                    self._waiting.put(item)
+                    self._room.acquire()
+                    if self._stopped:
+                        break
+            finally:
+                self._source.close()
+        self._waiting.put(_End())
 
 
 def begin(function: Callable[[], ResultT], name: str = "segmate-beside") -> Future[ResultT]:

@@ -6,9 +6,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from segmate_cli import console, files, memory
+from segmate_cli import console, files, interrupts, memory
 from segmate_cli.errors import ExitCode, UsageError
 from segmate_cli.gate_options import gate_exit, rules_of
 from segmate_cli.given import place_of, scan_finder
@@ -125,6 +125,11 @@ def _predict_one(
     from segmate_cli.flow import Stopwatch
     from segmate_cli.guard import MemoryGuard
 
+    def tell(*event: Any) -> None:
+        interrupts.check()
+        progress(*event)
+
+    interrupts.check()
     style: console.ProgressStyle = "none" if args.quiet else args.progress
     seg, model, cap = set_up.seg, set_up.model, set_up.cap
     watch = Stopwatch()
@@ -136,7 +141,7 @@ def _predict_one(
                 for note in scan.notes:
                     _say(args, note)
                 warnings = saving.seg_reference(scan, seg, cap.size_bytes).warnings if seg else ()
-            labels = pipeline.segment(scan, model, set_up.options, progress, guard)
+            labels = pipeline.segment(scan, model, set_up.options, tell, guard)
             spent = watch.seconds
             for output in saving.save_all(
                 labels, outputs, args.overwrite, seg=seg, seconds=spent, kind=args.format

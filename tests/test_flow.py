@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -152,3 +154,10 @@ def test_what_was_begun_goes_on_beside_and_tells_its_result_or_error():
     with pytest.raises(ZeroDivisionError):
         begin(lambda: 1 // 0).result(5)
     wait_until(lambda: not threads_of_segmate())
+
+
+def test_a_source_that_nobody_takes_from_does_not_keep_python_from_ending():
+    """As where a signal comes between its making and the block that would end it."""
+    script = "from segmate_cli.flow import Ahead\nAhead((n for n in range(9)), 2)\n"
+    done = subprocess.run([sys.executable, "-c", script], timeout=20, check=False)
+    assert done.returncode == 0

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up: a module imports from the rows above its own, never from its own or below.
 LAYERS = (
-    ("components", "errors", "flow", "layers", "masks", "onnx_padding", "planes"),
+    ("components", "errors", "flow", "interrupts", "layers", "masks", "onnx_padding", "planes"),
     ("dicom.contours", "dicom.malformed", "dicom.walk"),
     ("doubt", "doubt.anatomy", "doubt.words"),
     ("bundle_files", "dicom.archives", "files"),

@@ -2,7 +2,8 @@
 
     python -m training.fold_bundle weights/default
 
-The logits stay the same to the last bit, which is checked; the manifest gets the new sha256.
+The logits stay the same to the last bit, which is checked; the manifest gets the new sha256
+and the memory that a slice takes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnx
 import onnxruntime
 
 from segmate_cli.bundle import MANIFEST_NAME, open_bundle
+from segmate_cli.convert import measure_footprint
 from segmate_cli.onnx_padding import fold_padding
 
 # Rows and columns at which logits are compared, in the network's multiples.
@@ -45,10 +47,11 @@ def main() -> None:
     (args.bundle / entry.file).write_bytes(after)
     manifest = args.bundle / MANIFEST_NAME
     text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(
-        text.replace(entry.sha256, hashlib.sha256(after).hexdigest()), encoding="utf-8"
-    )
-    print(f"{args.bundle}: {folded} nodes folded")
+    text = text.replace(entry.sha256, hashlib.sha256(after).hexdigest())
+    size = measure_footprint(args.bundle / entry.file, slices)
+    have = f'"bytes_per_pixel": {bundle.manifest.network.bytes_per_pixel}'
+    manifest.write_text(text.replace(have, f'"bytes_per_pixel": {size}'), encoding="utf-8")
+    print(f"{args.bundle}: {folded} nodes folded, {size} bytes a pixel")
 
 
 def _logits(network: bytes, slices: np.ndarray) -> np.ndarray:
