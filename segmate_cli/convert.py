@@ -290,7 +290,7 @@ with ThreadPoolExecutor(2) as pool:
 print((resident("VmHWM") - loaded) // (2 * side * side))
 """
 # The engine's arena packs some sizes better than others.
-_FOOTPRINT_SIDES = (224, 256, 288, 352, 416)
+_FOOTPRINT_SIDES = (288, 352, 416, 480, 576)
 
 
 def measure_footprint(file: Path, slices: int) -> int:

@@ -55,9 +55,9 @@ _PARTS_BYTES_A_PIXEL = 80
 _SLABS = 3
 # Lines of all of the model's slices, from which such slices are made: to be judged and written.
 _LINE_BYTES = 2 * 3 * 16
-# Beside those just made, the scores of two slices wait to be mixed, one more to be looked at
-# beside its neighbours, and one result more.
-_SCORED_SLICES = 4
+# Beside those just made, the scores of two slices wait to be mixed, two more to be looked at
+# beside their neighbours, and one result more.
+_SCORED_SLICES = 5
 # Planes of the scan: as stored, two as int16 to be mixed, and float32 while resampling.
 _PLANE_BYTES_A_PIXEL = 14
 
@@ -322,6 +322,8 @@ def _stages(
     slices = Buffer("slices in use", slices_bytes(grid, manifest.preprocessing))
     small = math.prod(small_geometry(scan.geometry).shape)
     helpers = Buffer("processes that decode", scan.helper_bytes)
+    # They start when the network is mostly there; but they may be earlier.
+    early = Buffer("processes that decode", 0, scan.helper_bytes)
     held = (
         Buffer("Python, libraries and network", held_bytes),
         # Deflated; a plane of background takes next to nothing, one of noise more.
@@ -344,7 +346,7 @@ def _stages(
     lines = 0 if grid.streams else _LINE_BYTES * label_shape[0] * label_shape[3 - grid.across]
     bundle = model.bundle if isinstance(model, LoadedModel) else model
     return (
-        _loading(bundle, slices, helpers),
+        _loading(bundle, slices, early),
         Stage("segment", (*held, turned, helpers)),
         Stage("clean up", (*held, parts)),
         Stage("write", (*held, Buffer("lines of labels", lines))),
