@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from segmate_cli import interrupts
 from segmate_cli.errors import ExitCode, SegmateError
 from segmate_cli.options import build_parser
+from segmate_cli.streams import open_streams
 
 _SWITCH_S = 0.0005
 _SIGINT_EXIT = 130
@@ -25,6 +26,7 @@ _SIGINT_EXIT = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
+    open_streams()
     args = build_parser().parse_args(argv)
     interrupts.listen()
     # NumPy multiplies nothing larger than 4 x 4 here; to start threads for it takes 50 ms.

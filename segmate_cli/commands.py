@@ -56,7 +56,8 @@ def report(args: Namespace) -> ExitCode:
     """``segmate report``."""
     from segmate_cli import report as reports
 
-    paths = [Path(name) for name in args.labels or paths_from_stdin()]
+    names = args.labels if args.labels not in ([], ["-"]) else paths_from_stdin()
+    paths = [Path(name) for name in names]
     if args.ct and len(paths) > 1:
         raise UsageError("--ct goes with one label map; give its scan alone.")
     output = Path(args.output) if args.output else None

@@ -64,8 +64,9 @@ def check_output(path: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) 
         OutputError: Its folder is missing or not writable, or it is one of the inputs.
     """
     try:
+        path.absolute()
         _check_name(path, overwrite=overwrite, inputs=inputs)
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # too long a name, a folder that is gone or may not be looked into
         raise OutputError(_why_not(path, error)) from error
     folder = path.parent
     if not folder.is_dir():
@@ -111,7 +112,12 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with write_atomically(path) as stream:
-        stream.write(text.encode())
+        stream.write(storable(text).encode())
+
+
+def storable(text: str) -> str:
+    """A path or message as any file can hold it: a byte that is no UTF-8 becomes its number."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def sha256_of_file(path: Path) -> str:

@@ -30,6 +30,8 @@ _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "
 _LETTER_OF = {value: letter for letter, value in _LETTERS.items()}
 # Rounded headers differ from each other by less; a real difference moves a voxel by more.
 SAME_GRID_MM = 0.05
+# Smaller than any detector sees, and larger than a head: a header in micrometres or metres.
+_VOXEL_MM = (0.005, 100.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class Geometry:
         sizes_mm = np.linalg.norm(affine[:3, :3], axis=0)
         if (sizes_mm <= 0).any():
             raise GeometryError(f"a voxel size is zero: {sizes_mm[::-1]} mm (i, j, k).")
+        if not (_VOXEL_MM[0] <= sizes_mm.min() <= sizes_mm.max() <= _VOXEL_MM[1]):
+            sizes = " x ".join(f"{size:.4g}" for size in sizes_mm[::-1])
+            raise GeometryError(
+                f"voxels of {sizes} mm (i, j, k) are no scan's of a person; is the unit wrong?"
+            )
         # Relative to a cube of the same edges: 1 for orthogonal axes, 0 for axes in one plane.
         if abs(np.linalg.det(affine[:3, :3])) < 1e-4 * sizes_mm.prod():
             raise GeometryError("the affine is singular: two voxel axes point the same way.")

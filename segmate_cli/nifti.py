@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -202,6 +203,8 @@ def _load_header(path: Path) -> Any:
 
 def _check_magic(path: Path) -> None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise UnreadableError(f"{path} is a device or pipe; give a file, which is read twice.")
         with path.open("rb") as stream:
             start = stream.read(2)
     except OSError as error:

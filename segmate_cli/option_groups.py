@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
+# More take all memory, and longer to start than to work.
+_MOST_THREADS = 1024
+
 
 def add_engine(add: argparse.ArgumentParser) -> None:
     """Model, engine, device, threads and memory."""
@@ -12,8 +15,8 @@ def add_engine(add: argparse.ArgumentParser) -> None:
     engines = ("auto", "onnx", "torchscript", "pt2")
     add.add_argument("--engine", choices=engines, default="auto")
     add.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add.add_argument("--batch-size", type=int, help="slices a batch")
-    add.add_argument("--threads", type=at_least_one, help="CPU threads of the engine")
+    add.add_argument("--batch-size", type=at_least_one, help="slices a batch")
+    add.add_argument("--threads", type=thread_count, help="CPU threads of the engine")
     add.add_argument(
         "--memory-cap",
         help="for the whole process, such as 500MB; default: 80 %% of what is left free",
@@ -77,7 +80,9 @@ def add_seg(parser: argparse.ArgumentParser) -> None:
 
 def add_output(add: argparse.ArgumentParser, what: str = "") -> None:
     """Where a table goes that else is printed; `what` says what names lead to."""
-    add.add_argument("-o", "--output", help=f"write to this file instead of stdout{what}")
+    add.add_argument(
+        "-o", "--output", type=some_path, help=f"write to this file instead of stdout{what}"
+    )
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 
 
@@ -100,6 +105,22 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)
+
+
+def thread_count(text: str) -> int:
+    """A number of threads that a process can have."""
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a whole number of at least 1 and at most {_MOST_THREADS}"
+        )
+    return int(text)
+
+
+def some_path(text: str) -> str:
+    """A path as it was given, but for the empty one, which would mean the folder one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; is a variable of the shell unset?")
+    return text
 
 
 def at_least_zero(text: str) -> int:

@@ -19,6 +19,7 @@ from segmate_cli.option_groups import (
     at_least_one,
     at_least_zero,
     duration,
+    some_path,
     words,
 )
 
@@ -55,10 +56,11 @@ def _predict(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "predict", parents=[common], help="segment a scan; prints the paths of what it wrote"
     )
-    add.add_argument("scan", help=_SCAN)
+    add.add_argument("scan", type=some_path, help=_SCAN)
     add.add_argument(
         *("-o", "--output"),
         action="append",
+        type=some_path,
         required=True,
         help="label map: .nii.gz, .nii, or .dcm for a DICOM SEG, an RTSTRUCT where the name "
         "contains rtstruct or rtss; more than one with -o again",
@@ -94,7 +96,7 @@ def _plan(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "plan", parents=[common], help="memory that predict will need for a scan; reads no voxel"
     )
-    add.add_argument("scan", help=_SCAN)
+    add.add_argument("scan", type=some_path, help=_SCAN)
     add_engine(add)
     add_gpu(add)
     add_scan(add)
@@ -108,9 +110,12 @@ def _batch(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add.add_argument(
         "inputs",
         nargs="*",
+        type=some_path,
         help="folders of NIfTI, DICOM, .zip, .tar; files; .csv manifests; - is stdin",
     )
-    add.add_argument("-o", "--output", required=True, help="folder for results and state")
+    add.add_argument(
+        *("-o", "--output"), type=some_path, required=True, help="folder for results and state"
+    )
     add.add_argument("--format", type=words, default=("nifti",), help="nifti,seg,sr,rtstruct,html")
     add.add_argument("--report", action="store_true", help="report.json for each case")
     add.add_argument("--parquet", action="store_true", help="cohort.parquet (needs [parquet])")
@@ -155,7 +160,12 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "report", parents=[common], help="volumes of the organs in label maps"
     )
-    add.add_argument("labels", nargs="*", help="label maps; none: their paths are read from stdin")
+    add.add_argument(
+        "labels",
+        nargs="*",
+        type=some_path,
+        help="label maps; none or -: their paths come in by stdin",
+    )
     add.add_argument("--organs", type=words, help="only these, such as 'left kidney,liver'")
     add.add_argument("--format", choices=(*_FORMATS, "fhir", "dicom-sr", *_LOOKS))
     add_output(add, "; .html is a page, .png its pictures, .glb and .stl are meshes")
@@ -178,8 +188,10 @@ def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "evaluate", parents=[common], help="score label maps against references (needs [evaluate])"
     )
-    add.add_argument("predictions", help="a label map, or a folder of them")
-    add.add_argument("references", help="the references; matched by file name, organs by name")
+    add.add_argument("predictions", type=some_path, help="a label map, or a folder of them")
+    add.add_argument(
+        "references", type=some_path, help="the references; matched by file name, organs by name"
+    )
     add.add_argument(
         "--labels", dest="table", help="what the references' values mean; see docs/evaluate.md"
     )
@@ -198,8 +210,10 @@ def _compare(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "compare", parents=[common], help="what changed between two label maps, or two runs"
     )
-    add.add_argument("a", help="a label map, or a folder of them, such as a batch's output")
-    add.add_argument("b", help="the other; in folders matched by name")
+    add.add_argument(
+        "a", type=some_path, help="a label map, or a folder of them, such as a batch's output"
+    )
+    add.add_argument("b", type=some_path, help="the other; in folders matched by name")
     add.add_argument(
         "--labels", dest="table", help="what the values of B mean; see docs/evaluate.md"
     )
@@ -213,7 +227,7 @@ def _cohort(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "cohort", parents=[common], help="a batch as a whole: distributions, outliers, drift"
     )
-    add.add_argument("out", help="the output folder of segmate batch")
+    add.add_argument("out", type=some_path, help="the output folder of segmate batch")
     add.add_argument("--reference", metavar="OUT", help="another batch's, to tell drift from")
     add.add_argument("--format", choices=(*_FORMATS, "html"))
     add_output(add, "; .html is a page")
@@ -223,7 +237,7 @@ def _inspect(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "inspect", parents=[common], help="what segmate sees in a file or folder, before it runs"
     )
-    add.add_argument("path", help=_SCAN)
+    add.add_argument("path", type=some_path, help=_SCAN)
     add.add_argument("--format", choices=("table", "json"), default="table")
 
 
@@ -232,7 +246,7 @@ def _dicom(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         "dicom", parents=[common], help="check a DICOM SEG, SR or RTSTRUCT, of whomever"
     )
     add.add_argument("action", choices=("check",))
-    add.add_argument("files", nargs="+", help="DICOM SEG, SR or RTSTRUCT")
+    add.add_argument("files", nargs="+", type=some_path, help="DICOM SEG, SR or RTSTRUCT")
     add.add_argument(
         "--reference-dicom", metavar="PATH", help="the series that they lie on, to compare places"
     )
@@ -262,8 +276,10 @@ def _convert(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "convert", parents=[common], help="turn a SegMate checkpoint into a bundle (needs [torch])"
     )
-    add.add_argument("checkpoint", help="a .pth file of the published layout")
-    add.add_argument("-o", "--output", required=True, help="the bundle's folder, made anew")
+    add.add_argument("checkpoint", type=some_path, help="a .pth file of the published layout")
+    add.add_argument(
+        *("-o", "--output"), type=some_path, required=True, help="the bundle's folder, made anew"
+    )
     add.add_argument("--to", type=words, default=("onnx",), help="onnx,torchscript,pt2")
     add.add_argument("--recipe", help="JSON: organs, preprocessing and licence of the model")
     add.add_argument("--encoder", help="timm name; by default recognised from the tensors")

@@ -13,9 +13,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from segmate_cli import cli
 from segmate_cli.geometry import Geometry, ras_affine
+
+# How long an example takes says nothing on a machine that is busy.
+settings.register_profile("segmate", deadline=None)
+settings.load_profile("segmate")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

@@ -72,3 +72,11 @@ def test_wrong_usage(out, run, tmp_path):
     assert run("cohort", out, "--reference", tmp_path)[0] in (0, 6)
     assert run("cohort", out, "--format", "html")[0] == 2
     assert run("cohort", out, "-o", tmp_path / "a.png")[0] == 2
+
+
+def test_what_is_no_batchs_folder_is_bad_input(run, tmp_path):
+    (tmp_path / "scan.nii.gz").write_bytes(b"")
+    for given in (tmp_path, tmp_path / "scan.nii.gz", tmp_path / "missing"):
+        code, _, err = run("cohort", given)
+        assert code == 6
+        assert "no case of a batch lies there" in err

@@ -86,7 +86,7 @@ LAYERS = (
     ("comparison_report", "cohort_report"),
     ("look.cohort_page",),
     ("look.command",),
-    ("starting", "given", "option_groups"),
+    ("starting", "given", "option_groups", "streams"),
     ("options", "predicting"),
     ("commands",),
     ("cli",),

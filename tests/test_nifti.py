@@ -119,6 +119,8 @@ BAD_FIELDS = {
     "zero spacing": (put(80, "<f4", 0.0), GeometryError, "voxel sizes"),
     "nan spacing": (put(84, "<f4", np.nan), GeometryError, "voxel sizes"),
     "negative spacing": (put(84, "<f4", -1.0), GeometryError, "voxel sizes"),
+    "nanometres": (put(280, "<f4", *np.diag([1e5, 1e5, 1e5, 1])[:3].flat), GeometryError, "unit"),
+    "metres": (put(280, "<f4", *np.diag([1e-3, 1e-3, 1e-3, 1])[:3].flat), GeometryError, "unit"),
     "singular affine": (put(280, "<f4", 0, 0, 0, 0), GeometryError, "zero|singular"),
     "nan affine": (put(280, "<f4", np.nan), GeometryError, "finite"),
     "rgb": (put(70, "<i2", 128, 24), UnreadableError, "RGB"),

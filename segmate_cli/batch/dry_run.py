@@ -11,8 +11,8 @@ from typing import TextIO
 
 import numpy as np
 
-from segmate_cli import pipeline, scans
-from segmate_cli.batch import outlook, records
+from segmate_cli import files, pipeline, scans
+from segmate_cli.batch import outlook
 from segmate_cli.batch.cases import Case
 from segmate_cli.batch.driver import Plan
 from segmate_cli.batch.making import predict_options
@@ -56,7 +56,7 @@ def show(cases: Sequence[Case], plan: Plan, bundle: Bundle, stream: TextIO) -> s
     pace = None
     todo, seconds, most = 0, 0.0, 0
     for case, why, _ in outlook.with_reasons(cases, plan):
-        path = records.printable(case.path)
+        path = files.storable(case.path)
         if not why:
             writer.writerow([case.case_id, "keep", "done before", *[""] * 6, path])
             continue
@@ -67,7 +67,7 @@ def show(cases: Sequence[Case], plan: Plan, bundle: Bundle, stream: TextIO) -> s
         pace = pace or _Pace(plan.settings, bundle)
         cost = pace.of(case)
         if isinstance(cost, str):
-            writer.writerow([case.case_id, "fail", records.printable(cost), *[""] * 6, path])
+            writer.writerow([case.case_id, "fail", files.storable(cost), *[""] * 6, path])
             continue
         seconds, most = seconds + cost.seconds, max(most, cost.peak_bytes)
         numbers = [*cost.shape, cost.batch_size, round(cost.peak_bytes / 1e6)]

@@ -115,7 +115,7 @@ def retire(out: Path, taken: Iterable[tuple[str, str]], cases: Iterable[Case]) -
     names, paths = set(), set()
     for case in cases:
         names.add(case.case_id)
-        paths.add(records.printable(case.path))
+        paths.add(files.storable(case.path))
     for old, new in pairs:
         before, after = records.read(out / old), records.read(out / new)
         if old in names or before is None or after is None:

@@ -72,7 +72,7 @@ def judge_again(
         update={
             "config_sha256": job.config_sha256,
             "making_sha256": job.making_sha256,
-            "path": records.printable(job.case.path),
+            "path": files.storable(job.case.path),
             "series": job.case.series,
             "attempts": job.attempt,
             "outputs": read_back(job.folder),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from segmate_cli import files
 from segmate_cli.batch import records
 from segmate_cli.batch.cases import Case, find_cases, in_shard
 from segmate_cli.batch.driver import Plan
@@ -74,7 +75,7 @@ def all_cases(
 def _is_held(out: Path, name: str, path: str) -> bool:
     """Whether the output holds another scan under a name: of a path that is still there."""
     record = records.read(out / name)
-    if record is None or record.path == records.printable(path):
+    if record is None or record.path == files.storable(path):
         return False
     try:
         return not os.path.samefile(record.path, path)

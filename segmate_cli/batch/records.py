@@ -28,12 +28,7 @@ OUTPUTS = (
 )
 
 
-def printable(text: str) -> str:
-    """A path or message as any file can hold it: a byte that is no UTF-8 becomes its number."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-Text = Annotated[str, BeforeValidator(printable)]
+Text = Annotated[str, BeforeValidator(files.storable)]
 State = Literal["done", "review", "failed"]
 
 
@@ -174,7 +169,7 @@ def all_records(out: Path) -> Iterator[Record]:
 
 
 def _folders(out: Path) -> list[str]:
-    with suppress(FileNotFoundError), os.scandir(out) as entries:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(out) as entries:
         return [each.name for each in entries if not each.name.startswith(".") and each.is_dir()]
     return []
 

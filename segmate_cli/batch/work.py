@@ -69,7 +69,7 @@ def _known(job: Job, content: Content, scan: Scan, seen: str) -> Done | None:
     if own is not None and _same_making(own, job, job.folder) and _same(own, content, scan):
         now = {
             "stamp": seen,
-            "path": records.printable(job.case.path),
+            "path": files.storable(job.case.path),
             "series": job.case.series,
         }
         return Done(own.model_copy(update=now), "known")
@@ -154,7 +154,7 @@ def _take_over(job: Job, folder: Path, other: Record, seen: str) -> Record | Non
     return other.model_copy(
         update={
             "case": job.case.case_id,
-            "path": records.printable(job.case.path),
+            "path": files.storable(job.case.path),
             "series": job.case.series,
             "stamp": seen,
             "outputs": outputs,

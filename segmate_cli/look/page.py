@@ -16,6 +16,7 @@ import numpy as np
 
 from segmate_cli.doubt.anatomy import VOLUMES
 from segmate_cli.doubt.rules import BY_ID
+from segmate_cli.files import storable
 from segmate_cli.look import charts, templates, viewer
 from segmate_cli.look.content import Content
 from segmate_cli.look.provenance import manifest_of, provenance
@@ -85,6 +86,7 @@ def render_page(content: Content, identity: Sequence[tuple[str, str]] = ()) -> s
             hist_width=charts.WIDTH,
             hist_height=charts.HEIGHT,
         )
+        text = storable(text)
         if len(text.encode()) <= most:
             break
     return text
