@@ -25,8 +25,8 @@ from segmate_cli.option_groups import (
 
 _SCAN = "a NIfTI file; a folder, file, .zip or .tar of DICOM; - for a list of files on stdin"
 # report.FORMATS and schemas.SCHEMAS, without importing numpy for --help.
-_FORMATS = ("table", "csv", "tsv", "json")
-_SCHEMAS = ("report", "comparison", "cohort", "sidecar", "evaluate")
+FORMATS = ("table", "csv", "tsv", "json")
+SCHEMAS = ("report", "comparison", "cohort", "sidecar", "evaluate")
 _LOOKS = ("html", "png", "glb", "stl")
 
 
@@ -167,7 +167,7 @@ def _report(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         help="label maps; none or -: their paths come in by stdin",
     )
     add.add_argument("--organs", type=words, help="only these, such as 'left kidney,liver'")
-    add.add_argument("--format", choices=(*_FORMATS, "fhir", "dicom-sr", *_LOOKS))
+    add.add_argument("--format", choices=(*FORMATS, "fhir", "dicom-sr", *_LOOKS))
     add_output(add, "; .html is a page, .png its pictures, .glb and .stl are meshes")
     add.add_argument("--ct", help="the scan that was segmented; adds mean and SD of HU")
     add.add_argument("--series", help="which series of --ct; default: the one a DICOM SEG names")
@@ -201,7 +201,7 @@ def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="an organ without voxels in a reference is absent, not unlabelled",
     )
-    add.add_argument("--format", choices=_FORMATS, default="table")
+    add.add_argument("--format", choices=FORMATS, default="table")
     add_output(add)
     add_progress(add)
 
@@ -218,7 +218,7 @@ def _compare(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         "--labels", dest="table", help="what the values of B mean; see docs/evaluate.md"
     )
     add.add_argument("--organs", type=words, help="only these")
-    add.add_argument("--format", choices=_FORMATS)
+    add.add_argument("--format", choices=FORMATS)
     add_output(add)
     add_progress(add)
 
@@ -229,7 +229,7 @@ def _cohort(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("out", type=some_path, help="the output folder of segmate batch")
     add.add_argument("--reference", metavar="OUT", help="another batch's, to tell drift from")
-    add.add_argument("--format", choices=(*_FORMATS, "html"))
+    add.add_argument("--format", choices=(*FORMATS, "html"))
     add_output(add, "; .html is a page")
 
 
@@ -293,7 +293,7 @@ def _schema(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     add = commands.add_parser(
         "schema", parents=[common], help="print the JSON schema of what a command writes"
     )
-    add.add_argument("name", choices=_SCHEMAS)
+    add.add_argument("name", choices=SCHEMAS)
 
 
 def _doctor(commands: Subparsers, common: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmate_cli import cli, organs, report
+from segmate_cli import options, organs, report
 from segmate_cli.doubt.words import OrganStatus
 from segmate_cli.measurement import OrganStats
 
@@ -142,7 +142,7 @@ def test_what_was_not_found_is_never_zero(style):
 
 
 def test_the_command_line_offers_every_format():
-    assert cli._FORMATS == report.FORMATS
+    assert options.FORMATS == report.FORMATS
 
 
 def test_itksnap_reads_values_colours_and_titles():

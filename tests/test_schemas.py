@@ -12,7 +12,7 @@ from conftest import ROOT
 from look_maker import write_case
 from test_comparison_report import two  # noqa: F401  (a fixture)
 
-from segmate_cli import cli, cohort_report, comparison_report, report, score_report
+from segmate_cli import cohort_report, comparison_report, options, report, score_report
 from segmate_cli.schemas import (
     SCHEMAS,
     ComparisonRow,
@@ -164,7 +164,7 @@ def test_what_is_wrong_does_not_fit(written, place, value):
 
 
 def test_the_command_prints_them(run):
-    assert tuple(SCHEMAS) == cli._SCHEMAS
+    assert tuple(SCHEMAS) == options.SCHEMAS
     for name in SCHEMAS:
         code, out, _ = run("schema", name)
         assert code == 0
