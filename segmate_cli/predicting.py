@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,9 +157,14 @@ def _predict_one(
 
         files.write_text(sidecar.itksnap_path(outputs[0]), report.itksnap_labels(labels.organs))
     _say(args, f"{model.manifest.title} ({labels.run['engine_description']})")
-    for warning in (*labels.run["warnings"], *warnings):
+    return _tell_run(args, labels.run, warnings)
+
+
+def _tell_run(args: Namespace, run: dict[str, Any], warnings: Sequence[str]) -> str:
+    """Say what is odd about a run and its result; gives the verdict."""
+    for warning in (*run["warnings"], *warnings):
         _say(args, f"warning: {warning}")
-    doubt = labels.run["doubt"]
+    doubt = run["doubt"]
     for reason in doubt["reasons"]:
         _say(args, f"review: {reason}")
     return str(doubt["verdict"])

@@ -170,16 +170,10 @@ def _stacks_of(kind: str, headers: list[Header]) -> list[SeriesInfo]:
 def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
     headers = sorted(headers, key=lambda header: (header.file, header.frame or 0))
     problems = mixed(headers) if kind in (IMAGE, DERIVED, LOCALIZER) else ()
-    stack = None
-    if not unplaced(headers):
-        stack = stack_of(headers)
-        headers = list(stack.slices)
-    if kind in (IMAGE, DERIVED) and len(headers) == 1:
-        kind = SINGLE
+    stack = None if unplaced(headers) else stack_of(headers)
+    headers = list(stack.slices) if stack else headers
     positions, gaps, doubles = steps_of(stack) if stack else ((), (), ())
-    if kind in (IMAGE, DERIVED) and len(positions) == 1:
-        kind = ONE_PLACE
-    tilt = tilt_of(stack) if stack else None
+    kind = _kind_of_stack(kind, len(headers), len(positions))
     irregular: tuple[str, ...] = ()
     if stack and not problems and kind in (IMAGE, DERIVED):
         problems = no_volume(stack, positions, doubles)
@@ -211,12 +205,21 @@ def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
         thickness_mm=first.thickness_mm,
         gaps=gaps,
         doubles_mm=doubles,
-        tilt_deg=tilt,
+        tilt_deg=tilt_of(stack) if stack else None,
         transfer_syntaxes=tuple(sorted({header.syntax_uid for header in headers})),
         slices=tuple(headers),
         problems=problems,
         irregularities=irregular,
     )
+
+
+def _kind_of_stack(kind: str, slices: int, places: int) -> str:
+    """A kind, but for images that are too few, or at too few places, to be a scan."""
+    if kind not in (IMAGE, DERIVED):
+        return kind
+    if slices == 1:
+        return SINGLE
+    return ONE_PLACE if places == 1 else kind
 
 
 def _spacing(first: Header, step: float | None) -> tuple[float, float, float] | None:
