@@ -310,6 +310,28 @@ def test_slices_that_do_not_go_together_are_refused(
         assert made.files[3] in message
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixel_mm": (0.002, 0.002)}, "no scan's of a person"),
+        ({"step_mm": 0.001}, "images at one place"),
+        ({"step_mm": 0.003, "shape": (20, 4, 4)}, "positions with more"),
+    ],
+    ids=("pixels", "steps", "more steps"),
+)
+def test_millimetres_taken_for_metres_are_a_fault_of_that_series_alone(
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    make_series(tmp_path, Recipe(**change))
+    code, _, err = run("predict", tmp_path, "-o", tmp_path / "labels.nii.gz")
+    assert code in (4, 6)
+    assert words in err
+    assert run("inspect", tmp_path)[0] == 0
+
+
 def test_slices_of_two_sizes_are_refused(tmp_path: Path) -> None:
     make_series(tmp_path, Recipe())
     make_series(tmp_path / "more", Recipe(shape=(6, 4, 4), origin=(-50.5, 20.25, -385.0)))

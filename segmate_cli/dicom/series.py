@@ -21,6 +21,7 @@ from segmate_cli.dicom.stack import (
     unplaced,
     volume_geometry,
 )
+from segmate_cli.errors import GeometryError
 from segmate_cli.geometry import Geometry
 
 IMAGE, DERIVED, MULTI_FRAME = "image", "derived image", "multi-frame image"
@@ -178,7 +179,12 @@ def _series_of(kind: str, headers: list[Header]) -> SeriesInfo:
     if stack and not problems and kind in (IMAGE, DERIVED):
         problems = no_volume(stack, positions, doubles)
         irregular = () if problems else irregularities(stack, gaps)
-    geometry = volume_geometry(headers) if stack and not problems and len(positions) > 1 else None
+    geometry = None
+    if stack and not problems and len(positions) > 1:
+        try:
+            geometry = volume_geometry(headers)
+        except GeometryError as error:
+            problems = (str(error).rstrip("."),)
     first = headers[0]
     step = step_mm(positions)
     return SeriesInfo(

@@ -43,6 +43,8 @@ _LARGEST_TILT_DEG = 45.0
 # Patients lie within metres of the origin; micro-CT has pixels of 0.01 mm.
 _FARTHEST_MM = 1e5
 _PIXELS_MM = (1e-3, 100.0)
+# No scanner makes slices so close; rounded positions of one place are.
+_SAME_PLACE_MM = 1e-2
 # A gantry tilts by up to 30 degrees, and its slices are still called axial.
 _OBLIQUE_DEG = 31.0
 
@@ -163,16 +165,16 @@ def plane_of(stack: Stack) -> str:
 def steps_of(stack: Stack) -> tuple[tuple[float, ...], tuple[Gap, ...], tuple[float, ...]]:
     """(distinct positions, gaps, positions held by several slices) along the normal."""
     apart = np.diff(stack.along)
-    real = apart[apart > 1e-2]
+    real = apart[apart > _SAME_PLACE_MM]
     usual = float(np.median(real)) if real.size else 0.0
     positions, doubles = [float(stack.along[0])], []
     for position in map(float, stack.along[1:]):
-        if position - positions[-1] > EVEN_SHARE * usual:
+        if position - positions[-1] > max(EVEN_SHARE * usual, _SAME_PLACE_MM):
             positions.append(position)
         elif positions[-1] not in doubles:
             doubles.append(positions[-1])
     gaps = []
-    for before, after in itertools.pairwise(positions):
+    for before, after in itertools.pairwise(positions if usual else ()):
         steps = (after - before) / usual
         if steps > 2 - WHOLE_SHARE and abs(steps - round(steps)) <= WHOLE_SHARE:
             gaps.append(Gap(before, after, round(steps) - 1))
