@@ -121,9 +121,9 @@ def record(options: list[str]) -> tuple[list[Span], float]:
     write: Callable[..., Any] = files.write_atomically
 
     def begin_loading(*given: Any) -> Any:
-        from segmate_cli import bundle, engines  # noqa: F401 - in the order of what is replaced
+        from segmate_cli import sessions
 
-        patch(engines, "_load", "load_model")
+        patch(sessions, "open_session", "load_model")
         return begin(*given)
 
     @contextmanager

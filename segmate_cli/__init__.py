@@ -10,9 +10,13 @@ Importing this package costs nothing: each function loads what it needs when it 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# From 1.29 on ONNX Runtime reports each session to its makers unless it is told before its import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from segmate_cli.bundle import open_bundle as open_model

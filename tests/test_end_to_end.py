@@ -452,6 +452,18 @@ def test_a_stopped_run_leaves_nothing(tmp_path, sent, code):
     assert set(tmp_path.iterdir()) == before
 
 
+def test_the_engine_reports_to_nobody(scan, tiny_bundle, tmp_path):
+    """ONNX Runtime's telemetry keeps an id in the temporary folder from its import on."""
+    told = {"CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "TF_BUILD", "GITHUB_ACTIONS"}
+    quiet = {key: value for key, value in os.environ.items() if key not in told}
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [sys.executable, "-m", "segmate_cli", "predict", str(scan), "--quiet"]
+    command += ["-o", str(tmp_path / "l.nii.gz"), "--model", str(tiny_bundle), "--no-gate-exit"]
+    subprocess.run(command, env={**quiet, "TMPDIR": str(folder)}, check=True)
+    assert [*folder.iterdir()] == []
+
+
 def test_the_main_job_opens_no_socket(scan, tiny_bundle, tmp_path):
     script = (
         "import socket, sys\n"
