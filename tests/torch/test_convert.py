@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from upstream import (
@@ -94,14 +95,21 @@ def test_padding_of_whole_slices_makes_a_torch_export_file_that_loads(tmp_path):
     network = build_network(NetworkConfig(encoder, 11, boundary=False, presence=False))
     torch.save(network.state_dict(), tmp_path / "padded.pth")
     out = convert_checkpoint(
-        tmp_path / "padded.pth", tmp_path / "out", to=("pt2",), recipe=RECIPE, encoder=encoder
+        tmp_path / "padded.pth",
+        tmp_path / "out",
+        to=("onnx", "pt2"),
+        recipe=RECIPE,
+        encoder=encoder,
     )
-    model = load_model(open_bundle(out), engine="pt2", device="cpu")
-    assert model.manifest.preprocessing.padding.multiple == 32
     slices = np.random.default_rng(0).uniform(-1, 1, (3, 3, 160, 64)).astype(np.float32)
     with torch.no_grad():
         wanted = network.eval()(torch.from_numpy(slices)).logits.numpy()
-    assert relative(model.runner.run(slices, None), wanted) < 1e-3
+    for engine in ("onnx", "pt2"):
+        model = load_model(open_bundle(out), engine=engine, device="cpu")
+        assert model.manifest.preprocessing.padding.multiple == 32
+        assert relative(model.runner.run(slices, None), wanted) < 1e-3
+    nodes = onnx.load(out / "model.onnx").graph.node
+    assert "Pad" not in {node.op_type for node in nodes}  # its convolutions do that
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
