@@ -1,14 +1,16 @@
 """How often the gates are wrong: false alarms on real scans, and built failures that pass.
 
     python -m benchmarks.doubt label ../shared/ct --cache FOLDER [--patients 40] [--minutes M]
+    python -m benchmarks.doubt limits ../shared/ct --cache FOLDER
     python -m benchmarks.doubt rates ../shared/ct --cache FOLDER [--tries 200] [--only WORDS ...]
 
 ``label`` runs the network, once a scan and once for each failure that only it can answer, and
 keeps the label maps (KIND__CASE.npz in a folder of that network's own); killed or out of time, it
-goes on where it was. ``rates`` builds the failures and prints the tables of docs/gates.md. A try is
-a patient in a field of view of at least 15 cm; scans under 10 cm are left out, since there is a
-note that they cannot be judged. Real CT stays where it is; nothing of it is printed. Run both again
-when the weights change.
+goes on where it was. ``limits`` prints what gates about spacing and sides measure on one half of
+the patients, which their limits are made of, and on the other. ``rates`` builds the failures and
+prints the tables of docs/gates.md, each half apart. A try is a patient in a field of view of at
+least 15 cm; scans under 10 cm are left out, since there is a note that they cannot be judged. Real
+CT stays where it is; nothing of it is printed. Run all again when the weights change.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -40,6 +43,9 @@ from benchmarks.doubt_failures import (
     whole,
 )
 from segmate_cli import pipeline, scans
+from segmate_cli.doubt import handed, sizes, tissue
+from segmate_cli.doubt.case import Case
+from segmate_cli.doubt.rules import BY_ID
 from segmate_cli.doubt.scan_evidence import ScanEvidence, ScanWatcher
 from segmate_cli.doubt.survey import Survey, Surveyor
 from segmate_cli.doubt.verdict import Judgement, judge
@@ -50,6 +56,20 @@ from segmate_cli.volume import Labels
 # Masked outside the treated region: only so many of its highest slices are whole.
 MASKED = "kbp"
 LEAST_MM, LEAST_SCAN_MM = 150.0, 100.0
+PARTS = "parts of trunks, as below"
+Measure = Callable[[Case], dict[str, float]]
+# What has its limits, or its usual numbers, from one half of the patients.
+MADE_OF_THE_FIT_HALF: dict[str, Measure] = {
+    **{"squeezed": tissue.squeezed, "handed": handed.handedness, "beside": handed.beside_mm},
+    **{"size-across": sizes.size_across, "across": sizes.across_mm},
+    **{"size-along": sizes.size_along, "shape": sizes.shapes},
+    **{"size-facing": sizes.size_facing, "facing": sizes.facings},
+}
+
+
+def is_fit(name: str) -> bool:
+    """Whether a patient is of the half that limits are made of: by name, so that none changes."""
+    return zlib.crc32(name.encode()) % 2 == 0
 
 
 def cases(root: Path) -> list[tuple[str, Path]]:
@@ -159,6 +179,19 @@ class Seen:
     def judged(self) -> Judgement:
         return judge(self.survey, organs_by_value(), self.scan)
 
+    def told(self, measures: Mapping[str, Measure]) -> dict[str, float]:
+        """What some measures of gates say, whatever their limits."""
+        found: dict[str, float] = {}
+
+        def look(case: Case) -> dict[str, float]:
+            for title, measure in measures.items():
+                found.update({f"{title}: {name}": each for name, each in measure(case).items()})
+            return {}
+
+        listen = (replace(BY_ID["found"], measure=look),)
+        judge(self.survey, organs_by_value(), self.scan, listen)
+        return found
+
 
 def caught(name: str, seen: Seen) -> bool:
     """Whether a failure is refused, asks for a review or, of a cut organ, is said to be cut."""
@@ -173,36 +206,47 @@ def caught(name: str, seen: Seen) -> bool:
     return judged.verdict.word == "review"
 
 
+def share(hits: int, tries: int) -> str:
+    return f"{hits} of {tries} ({hits / tries:.1%})" if tries else "-"
+
+
+def in_halves(results: Iterable[tuple[str, bool]]) -> str:
+    """Cells of a table: how many hits of how many, of both halves together and of each."""
+    listed = list(results)
+    parts = [
+        listed,
+        *([each for each in listed if is_fit(each[0]) == half] for half in (True, False)),
+    ]
+    cells = [share(sum(hit for _, hit in part), len(part)) for part in parts]
+    return f"{len({name for name, _ in listed})} | {' | '.join(cells)}"
+
+
 def false_alarms(patients: Iterable[Patient], title: str) -> None:
-    tries, alarms, names = 0, [], set()
+    results, alarms = [], []
     for patient in patients:
         verdict = Seen.of(patient).judged().verdict
-        tries += 1
-        names.add(patient.name)
+        results.append((patient.name, verdict.word == "review"))
         if verdict.word == "review":
             rules = {each.rule for each in verdict.findings if each.severity == "review"}
             alarms.append(f"{patient.name}: {', '.join(sorted(rules))}")
-    share = len(alarms) / max(1, tries)
     told = "; ".join(f"{each} ({alarms.count(each)})" for each in dict.fromkeys(alarms))
-    counts = f"{tries} | {len(names)} | {len(alarms)} | {share:.1%}"
-    print(f"| {title} | {counts} | {told} |", flush=True)
+    print(f"| {title} | {in_halves(results)} | {told} |", flush=True)
 
 
-def views(patients: list[Patient], name: str, tries: int, least: float) -> Iterator[Patient]:
+def views(
+    patients: list[Patient], name: str, tries: int, least: float, most: float = 1e4
+) -> Iterator[Patient]:
     """Patients in turn, each time in another field of view: three times as many as are wanted."""
     for n in range(3 * tries if patients else 0):
         patient = patients[n % len(patients)]
-        yield field_of_view(patient, random.Random(f"{name} {patient.name} {n}"), least)
+        yield field_of_view(patient, random.Random(f"{name} {patient.name} {n}"), least, most)
 
 
 def row(title: str, results: Iterable[tuple[str, bool]]) -> None:
     listed = list(results)
     missed = sorted(name for name, hit in listed if not hit)
-    patients = len({name for name, _ in listed})
-    found = len(listed) - len(missed)
     told = ", ".join(f"{each} ({missed.count(each)})" for each in dict.fromkeys(missed))
-    rate = found / max(1, len(listed))
-    print(f"| {title} | {len(listed)} | {patients} | {found} | {rate:.1%} | {told} |", flush=True)
+    print(f"| {title} | {in_halves(listed)} | {told} |", flush=True)
 
 
 def seen_anew(kind: str, root: Path, folder: Path, tries: int) -> Iterator[tuple[str, bool]]:
@@ -233,42 +277,71 @@ def built(name: str, patients: list[Patient], tries: int) -> Iterator[tuple[str,
             yield view.name, caught(name, seen.after(name, broken))
 
 
-def rates(root: Path, folder: Path, tries: int, only: list[str]) -> None:
-    """Print the tables."""
-    listed = cases(root)
-    masked = [each for each in listed if each[0].startswith(MASKED)]
+def those_to_cut(root: Path, folder: Path) -> list[Patient]:
+    """Trunks that are tall enough to cut parts out of, with their labels."""
+    fresh = (labelled(load(*each), "normal", folder) for each in trunks(root))
+    return [on_body(each) for each in fresh if each.height_mm >= LEAST_SCAN_MM]
 
-    def fresh(some: list[tuple[str, Path]]) -> Iterator[Patient]:
+
+def unbroken(root: Path, folder: Path, tries: int) -> Iterator[tuple[str, Iterable[Patient]]]:
+    """Scans that nothing was done to, whole and in parts: those that a review is wrong for."""
+    listed = cases(root)
+
+    def fresh(masked: bool) -> Iterator[Patient]:
+        some = (each for each in listed if each[0].startswith(MASKED) == masked)
         return (labelled(load(*each), "normal", folder) for each in some)
 
-    def those_to_cut() -> list[Patient]:
-        tall = (each for each in fresh(trunks(root)) if each.height_mm >= LEAST_SCAN_MM)
-        return [on_body(each) for each in tall]
+    yield "trunks", fresh(masked=False)
+    yield "masked necks", fresh(masked=True)
+    cut = those_to_cut(root, folder)
+    yield PARTS, itertools.islice(views(cut, "nothing", tries, LEAST_MM), tries)
+    yield (
+        "parts of 10 to 15 cm",
+        itertools.islice(views(cut, "short", tries, LEAST_SCAN_MM, LEAST_MM), tries),
+    )
 
+
+def rates(root: Path, folder: Path, tries: int, only: list[str]) -> None:
+    """Print the tables."""
     if not only or "false" in only:
-        print("| scans | tries | patients | review | share | which |")
+        print("| scans | patients | review | of the fit half | of the held half | which |")
         print("| --- | --- | --- | --- | --- | --- |")
-        false_alarms(fresh([each for each in listed if each not in masked]), "trunks")
-        false_alarms(fresh(masked), "masked necks")
-        parts = views(those_to_cut(), "nothing", tries, LEAST_MM)
-        false_alarms(itertools.islice(parts, tries), "parts of trunks, as below")
-    print("\n| failure | tries | patients | caught | rate | missed |")
+        for title, patients in unbroken(root, folder, tries):
+            false_alarms(patients, title)
+    print("\n| failure | patients | caught | of the fit half | of the held half | missed |")
     print("| --- | --- | --- | --- | --- | --- |")
     for kind, title in TITLES.items():
         if not only or kind in only:
             row(title, seen_anew(kind, root, folder, tries))
     names = [name for name in BUILT if not only or any(each in name for each in only)]
     if names:
-        patients = those_to_cut()
+        patients = those_to_cut(root, folder)
         for name in names:
             row(name, built(name, patients, tries))
+
+
+def limits(root: Path, folder: Path, tries: int) -> None:
+    """Print what the numbers and the limits of some gates are made of, on each half."""
+    print("| measured | of | half | tries | least | 5 % | median | 95 % | most |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for title, patients in unbroken(root, folder, tries):
+        found: dict[str, list[tuple[str, float]]] = {}
+        for patient in patients:
+            for name, value in Seen.of(patient).told(MADE_OF_THE_FIT_HALF).items():
+                found.setdefault(name, []).append((patient.name, value))
+        for name, values in sorted(found.items()):
+            for half in (True, False):
+                own = [value for patient, value in values if is_fit(patient) == half] or [np.nan]
+                ends = " | ".join(f"{each:.2f}" for each in np.percentile(own, (0, 5, 50, 95, 100)))
+                which = "fit" if half else "held"
+                print(f"| {name} | {title} | {which} | {len(own)} | {ends} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["label", "rates"])
+    parser.add_argument("what", choices=["label", "limits", "rates"])
     parser.add_argument("root", type=Path, help="folder with train/ and unlabelled/")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--patients", type=int, default=40, help="that the network sees anew")
@@ -279,6 +352,8 @@ def main() -> None:
     folder = folder_of_model(args.cache)
     if args.what == "label":
         label(args.root, folder, args.patients, args.minutes)
+    elif args.what == "limits":
+        limits(args.root, folder, args.tries)
     else:
         rates(args.root, folder, args.tries, args.only)
 

@@ -26,6 +26,7 @@ LAYERS = (
     ("doubt.status", "doubt.scan_evidence"),
     ("doubt.case",),
     ("doubt.handed", "doubt.sizes"),
+    ("doubt.tissue",),
     ("doubt.rules",),
     ("doubt.verdict",),
     ("doubt.record", "doubt.gates_file"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from segmate_cli.doubt.case import Case, Measured, midline_mm
+from segmate_cli.doubt.case import Case, FloatArray, Measured, midline_mm
 from segmate_cli.doubt.status import body_axis
 
 # What makes a trunk left- or right-handed: typical mm to the left of the cord or of the middle,
@@ -25,37 +25,46 @@ def handedness(case: Case) -> Measured:
     A network that has seen many bodies names organs by their place, so that their names alone do
     not tell a mirrored scan.
     """
-    midline = midline_mm(case)
-    if midline is None:
-        return {}
-    places = {key: each[:, 0] for key, each in case.places.items()}
-    both = [places[key] for key in ("liver", "spleen") if key in places and _tells(case, key)]
-    found: Measured = {
-        key: float(places[key].mean()) - midline
-        for key in ("aorta", "heart", "esophagus")
-        if key in places
-    }
-    if both:
-        found["liver and spleen"] = float(np.concatenate(both).mean()) - midline
-    tissue = _tissue_mm(case)
-    if tissue is not None:
-        found["tissue"] = tissue
+    found = beside_mm(case)
     parts = [
         (found[name] / usual, weight)
         for name, (usual, weight) in _HANDED_MM.items()
         if name in found
     ]
-    if len(both) == 2:
+    both = _liver_and_spleen(case)
+    if found and len(both) == 2:
         usual, step = _LIVER_OVER_SPLEEN
         parts.append(((float(np.log(both[0].size / both[1].size)) - usual) / step, 1.0))
     if len(parts) < 2:
         return {}
     values, weights = (np.array(each) for each in zip(*parts, strict=True))
-    return {
-        "handedness": float(
-            np.average(np.clip(values, -_MOST_HANDED, _MOST_HANDED), weights=weights)
-        )
+    told = np.average(np.clip(values, -_MOST_HANDED, _MOST_HANDED), weights=weights)
+    return {"handedness": float(told)}
+
+
+def beside_mm(case: Case) -> Measured:
+    """How far left of the middle those lie that tell a side."""
+    midline = midline_mm(case)
+    if midline is None:
+        return {}
+    found: Measured = {
+        key: float(case.places[key][:, 0].mean()) - midline
+        for key in ("aorta", "heart", "esophagus")
+        if key in case.places
     }
+    both = _liver_and_spleen(case)
+    if both:
+        found["liver and spleen"] = float(np.concatenate(both).mean()) - midline
+    tissue = _tissue_mm(case)
+    if tissue is not None:
+        found["tissue"] = tissue
+    return found
+
+
+def _liver_and_spleen(case: Case) -> list[FloatArray]:
+    """How far left voxels of each lie, where they tell a side."""
+    keys = [key for key in ("liver", "spleen") if key in case.places and _tells(case, key)]
+    return [case.places[key][:, 0] for key in keys]
 
 
 def _tells(case: Case, key: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segmate_cli.doubt import case as measures
-from segmate_cli.doubt import handed, sizes
+from segmate_cli.doubt import handed, sizes, tissue
 from segmate_cli.doubt.anatomy import VOLUMES
 from segmate_cli.doubt.case import Case, Measured
 from segmate_cli.doubt.words import Severity
@@ -335,7 +335,7 @@ RULES: tuple[Rule, ...] = (
         id="squeezed",
         what="the length of the body by organs and tissue, 1 as usual and 2 where it is halved,",
         unit="",
-        measure=sizes.squeezed,
+        measure=tissue.squeezed,
         limits={"*": (0.67, 1.36), "in a short scan": (None, 1.36)},
         source=f"0.7 to 1.33 but for three patients, where wrong mostly beyond; {_OWN}",
         severity="review",
