@@ -1,7 +1,7 @@
 """How often the gates are wrong: false alarms on real scans, and built failures that pass.
 
     python -m benchmarks.doubt label ../shared/ct --cache FOLDER [--patients 40] [--minutes M]
-    python -m benchmarks.doubt limits ../shared/ct --cache FOLDER
+    python -m benchmarks.doubt limits ../shared/ct --cache FOLDER [--only WORDS ...]
     python -m benchmarks.doubt rates ../shared/ct --cache FOLDER [--tries 200] [--only WORDS ...]
 
 ``label`` runs the network, once a scan and once for each failure that only it can answer, and
@@ -58,12 +58,15 @@ MASKED = "kbp"
 LEAST_MM, LEAST_SCAN_MM = 150.0, 100.0
 PARTS = "parts of trunks, as below"
 Measure = Callable[[Case], dict[str, float]]
-# What has its limits, or its usual numbers, from one half of the patients.
-MADE_OF_THE_FIT_HALF: dict[str, Measure] = {
-    **{"squeezed": tissue.squeezed, "handed": handed.handedness, "beside": handed.beside_mm},
-    **{"size-across": sizes.size_across, "across": sizes.across_mm},
-    **{"size-along": sizes.size_along, "shape": sizes.shapes},
-    **{"size-facing": sizes.size_facing, "facing": sizes.facings},
+# What has its limits from one half of the patients, and what their usual numbers come from.
+LIMITED: dict[str, Measure] = {
+    **{"squeezed": tissue.squeezed, "handed": handed.handedness},
+    **{"size-across": sizes.size_across, "size-along": sizes.size_along},
+    "size-facing": sizes.size_facing,
+}
+USUAL: dict[str, Measure] = {
+    **{"beside": handed.beside_mm, "across": sizes.across_mm},
+    **{"shape": sizes.shapes, "facing": sizes.facings},
 }
 
 
@@ -249,14 +252,12 @@ def row(title: str, results: Iterable[tuple[str, bool]]) -> None:
     print(f"| {title} | {in_halves(listed)} | {told} |", flush=True)
 
 
-def seen_anew(kind: str, root: Path, folder: Path, tries: int) -> Iterator[tuple[str, bool]]:
+def seen_anew(kind: str, root: Path, folder: Path, tries: int) -> Iterator[Patient]:
+    """Views of scans with a failure that the network has seen."""
     there = [each for each in trunks(root) if (folder / f"{kind}__{each[0]}.npz").exists()]
     patients = [labelled(made(load(*each), kind), kind, folder) for each in there]
     least_mm = LEAST_MM * TRUE_LENGTH.get(kind, 1.0)
-    for n, view in enumerate(views(patients, kind, tries, least_mm)):
-        if n >= tries:
-            return
-        yield view.name, caught(kind, Seen.of(view))
+    return itertools.islice(views(patients, kind, tries, least_mm), tries)
 
 
 def built(name: str, patients: list[Patient], tries: int) -> Iterator[tuple[str, bool]]:
@@ -312,7 +313,8 @@ def rates(root: Path, folder: Path, tries: int, only: list[str]) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for kind, title in TITLES.items():
         if not only or kind in only:
-            row(title, seen_anew(kind, root, folder, tries))
+            seen = seen_anew(kind, root, folder, tries)
+            row(title, ((view.name, caught(kind, Seen.of(view))) for view in seen))
     names = [name for name in BUILT if not only or any(each in name for each in only)]
     if names:
         patients = those_to_cut(root, folder)
@@ -320,18 +322,28 @@ def rates(root: Path, folder: Path, tries: int, only: list[str]) -> None:
             row(name, built(name, patients, tries))
 
 
-def limits(root: Path, folder: Path, tries: int) -> None:
+def limits(root: Path, folder: Path, tries: int, only: list[str]) -> None:
     """Print what the numbers and the limits of some gates are made of, on each half."""
     print("| measured | of | half | tries | least | 5 % | median | 95 % | most |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for title, patients in unbroken(root, folder, tries):
-        found: dict[str, list[tuple[str, float]]] = {}
-        for patient in patients:
-            for name, value in Seen.of(patient).told(MADE_OF_THE_FIT_HALF).items():
-                found.setdefault(name, []).append((patient.name, value))
-        for name, values in sorted(found.items()):
-            for half in (True, False):
-                own = [value for patient, value in values if is_fit(patient) == half] or [np.nan]
+    if not only or "false" in only:
+        for title, patients in unbroken(root, folder, tries):
+            tell_halves(title, patients, {**LIMITED, **USUAL})
+    for kind, title in TITLES.items():
+        if not only or kind in only:
+            tell_halves(title, seen_anew(kind, root, folder, tries), LIMITED)
+
+
+def tell_halves(title: str, patients: Iterable[Patient], measures: Mapping[str, Measure]) -> None:
+    """Print what is measured of each half of some patients."""
+    found: dict[str, list[tuple[str, float]]] = {}
+    for patient in patients:
+        for name, value in Seen.of(patient).told(measures).items():
+            found.setdefault(name, []).append((patient.name, value))
+    for name, values in sorted(found.items()):
+        for half in (True, False):
+            own = [value for patient, value in values if is_fit(patient) == half]
+            if own:
                 ends = " | ".join(f"{each:.2f}" for each in np.percentile(own, (0, 5, 50, 95, 100)))
                 which = "fit" if half else "held"
                 print(f"| {name} | {title} | {which} | {len(own)} | {ends} |", flush=True)
@@ -353,7 +365,7 @@ def main() -> None:
     if args.what == "label":
         label(args.root, folder, args.patients, args.minutes)
     elif args.what == "limits":
-        limits(args.root, folder, args.tries)
+        limits(args.root, folder, args.tries, args.only)
     else:
         rates(args.root, folder, args.tries, args.only)
 

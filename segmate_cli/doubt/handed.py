@@ -7,11 +7,11 @@ import numpy as np
 from segmate_cli.doubt.case import Case, FloatArray, Measured, midline_mm
 from segmate_cli.doubt.status import body_axis
 
-# What makes a trunk left- or right-handed: typical mm to the left of the cord or of the middle,
-# and how much each tells; medians of scans that the gates were made on.
+# What makes a trunk left- or right-handed: usual mm to the left of the cord or of the middle, and
+# how much each tells; medians of the half of the patients that limits are made on.
 _HANDED_MM = {
-    **{"liver and spleen": (-47.0, 1.0), "aorta": (12.0, 1.0), "tissue": (-11.0, 1.0)},
-    **{"heart": (25.0, 0.7), "esophagus": (8.5, 0.7)},
+    **{"liver and spleen": (-48.0, 1.0), "aorta": (12.0, 1.0), "tissue": (-13.0, 1.0)},
+    **{"heart": (23.0, 0.7), "esophagus": (7.0, 0.7)},
 }
 # A liver has seven times a spleen's volume; where one is taken for the other, the same.
 _LIVER_OVER_SPLEEN = (1.0, 1.0)

@@ -1,7 +1,7 @@
 """How much tissue changes along the body and across it: a wrong spacing, told without organs.
 
 Bodies are alike in how fast tissue changes along them, over how fast it does from side to side. The
-network has no part in that, but for saying which slices are trunk and which are neck.
+network has no part in that, but for saying which slices are trunk and which lie above it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ _BODY_HU, _FEW_PAIRS = -400, 500
 _SIDEWAYS, _FRONTWAYS = 4 / 3, -1 / 3
 # By what factor it differs in a body of half the length.
 _HALVED = 1.34
-# Its usual in a trunk and in a neck, where all directions are more alike. A trunk reaches as high
-# as organs fill such shares of a slice's body; as little of it as that may be a mistake.
-_TRUNK_USUAL, _NECK_USUAL, _LITTLE_TRUNK = 0.79, 0.92, 0.1
+# Its usual in a trunk and in what lies above it, necks and shoulders; and in shoulders alone. A
+# trunk reaches as high as organs fill such shares of a slice's body; as little of it as that may be
+# a mistake.
+_TRUNK_USUAL, _ABOVE_USUAL, _SHOULDERS_USUAL, _LITTLE_TRUNK = 0.78, 1.04, 1.2, 0.1
 _TRUNK = (
     (("heart", "liver", "spleen", "kidney_left", "kidney_right"), 0.003),
     (("lung_left", "lung_right"), 0.12),
@@ -61,20 +62,20 @@ def _change_along(case: Case) -> float | None:
     changes = [_change(hu, body, n, apart_mm / small.spacing_mm[n]) for n in (along, side, front)]
     if not all(changes):
         return None
-    found = changes[0] / (changes[1] ** _SIDEWAYS * changes[2] ** _FRONTWAYS)
+    found = float(changes[0] / (changes[1] ** _SIDEWAYS * changes[2] ** _FRONTWAYS))
     trunk = body & np.expand_dims(_trunk(case, body, along, upwards), (side, front))
     return found / _usual_change(found, np.count_nonzero(trunk) / np.count_nonzero(body))
 
 
 def _usual_change(found: float, trunk: float) -> float:
-    """What is usual where such a share of the body is trunk; unknown, what fits best."""
+    """What is usual where such a share of the body is trunk; without one, what fits best."""
     if trunk < _LITTLE_TRUNK:
-        return min(max(found, _TRUNK_USUAL), _NECK_USUAL)
-    return float(_TRUNK_USUAL**trunk * _NECK_USUAL ** (1.0 - trunk))
+        return min(max(found, _TRUNK_USUAL), _SHOULDERS_USUAL)
+    return float(_TRUNK_USUAL**trunk * _ABOVE_USUAL ** (1.0 - trunk))
 
 
 def _trunk(case: Case, body: Mask, along: int, upwards: bool) -> Mask:
-    """Slices up to the highest in which organs fill enough: in necks all directions are alike."""
+    """Slices up to the highest in which organs fill enough: necks and shoulders are not alike."""
     small = case.survey.small
     across = tuple(n for n in range(3) if n != along)
     filled = np.zeros(small.geometry.shape[along], np.bool_)
