@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from segmate_cli.doubt.case import Case, FloatArray, Measured, midline_mm
-from segmate_cli.doubt.status import body_axis
+from segmate_cli.doubt.status import LONG_MM, body_axis, height_mm
 
 # What makes a trunk left- or right-handed: usual mm to the left of the cord or of the middle, and
 # how much each tells; medians of the half of the patients that limits are made on.
@@ -39,7 +39,8 @@ def handedness(case: Case) -> Measured:
         return {}
     values, weights = (np.array(each) for each in zip(*parts, strict=True))
     told = np.average(np.clip(values, -_MOST_HANDED, _MOST_HANDED), weights=weights)
-    return {"handedness": float(told)}
+    name = "handedness" if height_mm(case.survey) >= LONG_MM else "in a short scan"
+    return {name: float(told)}
 
 
 def beside_mm(case: Case) -> Measured:

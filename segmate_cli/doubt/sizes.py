@@ -13,7 +13,7 @@ _IN_VIEW_SHARE = 0.5
 # Of an organ that is cut, less of its length says nothing of its shape.
 _SHAPED_MM = 60.0
 # In less of a body all is cut.
-SLAB_MM = 70.0
+_SLAB_MM = 70.0
 # The usual numbers below are medians of the half of the patients that limits are made on
 # (python -m benchmarks.doubt limits). Distances from the cord:
 _ACROSS_MM = {
@@ -90,7 +90,7 @@ def size_facing(case: Case) -> Measured:
 
 def facings(case: Case) -> Measured:
     """Areas of organs seen along the body over those seen from front and side; cut ones apart."""
-    if height_mm(case.survey) < SLAB_MM:
+    if height_mm(case.survey) < _SLAB_MM:
         return {}
     small = case.survey.small
     axis, _ = body_axis(case.survey)

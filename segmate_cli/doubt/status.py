@@ -21,6 +21,8 @@ _OTHER_SIDE = {
     **{"kidney_left": "kidney_right", "kidney_right": "kidney_left"},
     **{"lung_left": "lung_right", "lung_right": "lung_left"},
 }
+# What is measured of a shorter scan is less sure, so that some gates have wider limits for it.
+LONG_MM = 150.0
 # A region is in view if as much of it is.
 _REGION_MM = 60.0
 _ENDS_UNKNOWN = "where the scan ends is not known without --ct"

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from segmate_cli.doubt.case import Case, Measured
-from segmate_cli.doubt.sizes import SLAB_MM
-from segmate_cli.doubt.status import body_axis, height_mm
+from segmate_cli.doubt.status import LONG_MM, body_axis, height_mm
 
 Mask = npt.NDArray[np.bool_]
 
-# In a shorter scan chance has more of a say.
-_LONG_MM = 150.0
+# In less of a body chance has the say.
+_LEAST_MM = 60.0
 # Tissue is compared so far apart: nearer, noise counts; further, all differs from all. Between fat
 # and blood: lung and bone would drown the rest.
 _APART_MM, _TISSUE_HU = 8.0, (-200, 200)
@@ -31,7 +30,7 @@ _HALVED = 1.34
 # Its usual in a trunk and in what lies above it, necks and shoulders; and in shoulders alone. A
 # trunk reaches as high as organs fill such shares of a slice's body; as little of it as that may be
 # a mistake.
-_TRUNK_USUAL, _ABOVE_USUAL, _SHOULDERS_USUAL, _LITTLE_TRUNK = 0.78, 1.04, 1.2, 0.1
+_TRUNK_USUAL, _ABOVE_USUAL, _SHOULDERS_USUAL, _LITTLE_TRUNK = 0.79, 1.0, 1.2, 0.1
 _TRUNK = (
     (("heart", "liver", "spleen", "kidney_left", "kidney_right"), 0.003),
     (("lung_left", "lung_right"), 0.12),
@@ -43,13 +42,13 @@ def squeezed(case: Case) -> Measured:
     found = _change_along(case)
     if found is None:
         return {}
-    name = "squeezed" if height_mm(case.survey) >= _LONG_MM else "in a short scan"
+    name = "squeezed" if height_mm(case.survey) >= LONG_MM else "in a short scan"
     return {name: float(2.0 ** (np.log(found) / np.log(_HALVED)))}
 
 
 def _change_along(case: Case) -> float | None:
     """How much tissue changes along the body, over how much it does across it, over the usual."""
-    if case.scan is None or height_mm(case.survey) < SLAB_MM:
+    if case.scan is None or height_mm(case.survey) < _LEAST_MM:
         return None
     small = case.survey.small.geometry
     along, upwards = body_axis(case.survey)
