@@ -34,6 +34,7 @@ from benchmarks.doubt_failures import (
     NEEDED,
     ON_LABELS,
     SEEN_ANEW,
+    SHOWN_MM,
     TITLES,
     TRUE_LENGTH,
     Patient,
@@ -95,13 +96,17 @@ def load(name: str, path: Path) -> Patient:
     return patient
 
 
+def shown_mm(kind: str) -> tuple[float, float]:
+    """How much of a body the network is shown, from and to."""
+    return SHOWN_MM.get(kind, (LEAST_MM, 320.0))
+
+
 def made(patient: Patient, kind: str) -> Patient:
     """The scan that the network sees: whole, or one of SEEN_ANEW in a field of view of its own."""
     if kind == "normal":
         return patient
     rng = random.Random(f"{kind} {patient.name}")
-    most_mm = 160.0 if kind == "zlong" else 320.0
-    seen = field_of_view(varied(patient, kind), rng, LEAST_MM, most_mm)
+    seen = field_of_view(varied(patient, kind), rng, *shown_mm(kind))
     return SEEN_ANEW[kind](on_body(seen))
 
 
@@ -124,7 +129,7 @@ def label(root: Path, folder: Path, patients: int, minutes: float) -> None:
         if place.exists() or time.monotonic() - started > 60 * minutes:
             continue
         patient = load(name, path)
-        if kind != "normal" and patient.height_mm < LEAST_SCAN_MM:
+        if patient.height_mm < {"normal": 0.0, "mirrorlong": 300.0}.get(kind, LEAST_SCAN_MM):
             continue
         options = pipeline.PredictOptions(check_hu=False, fast=kind != "normal", threads=1)
         labels = pipeline.segment(made(patient, kind).volume.as_scan(), model, options).labels()
@@ -256,7 +261,7 @@ def seen_anew(kind: str, root: Path, folder: Path, tries: int) -> Iterator[Patie
     """Views of scans with a failure that the network has seen."""
     there = [each for each in trunks(root) if (folder / f"{kind}__{each[0]}.npz").exists()]
     patients = [labelled(made(load(*each), kind), kind, folder) for each in there]
-    least_mm = LEAST_MM * TRUE_LENGTH.get(kind, 1.0)
+    least_mm = shown_mm(kind)[0] * TRUE_LENGTH.get(kind, 1.0)
     return itertools.islice(views(patients, kind, tries, least_mm), tries)
 
 

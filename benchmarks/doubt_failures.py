@@ -100,6 +100,7 @@ def scaled(patient: Patient, *factors: float) -> Patient:
 # What the network has to see anew.
 SEEN_ANEW: dict[str, Callable[[Patient], Patient]] = {
     "mirror": lambda one: one.but(hu=one.volume.hu[:, :, ::-1]),
+    "mirrorlong": lambda one: one.but(hu=one.volume.hu[:, :, ::-1]),
     "upside": lambda one: one.but(hu=one.volume.hu[::-1]),
     "half": lambda one: one.but(hu=one.volume.hu[::2]),
     "xysmall": lambda one: scaled(one, 1, 0.5, 0.5),
@@ -109,6 +110,7 @@ SEEN_ANEW: dict[str, Callable[[Patient], Patient]] = {
 }
 TITLES = {
     "mirror": "mirrored scan",
+    "mirrorlong": "mirrored scan, 30 cm and more of a body",
     "upside": "stored upside down",
     "half": "half the slices, spacing as before",
     "xysmall": "pixel spacing halved",
@@ -118,6 +120,8 @@ TITLES = {
 }
 
 
+# How much of a body is shown to the network, from and to, where not 15 to 32 cm.
+SHOWN_MM = {"zlong": (150.0, 160.0), "mirrorlong": (300.0, 1e4)}
 # How long a body seems, over how long it is.
 TRUE_LENGTH = {"half": 0.5, "zshort": 0.5, "zlong": 2.0}
 

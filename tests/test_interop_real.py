@@ -95,8 +95,7 @@ def test_a_viewer_counts_the_same_on_a_real_series(run, tmp_path):
                 if header.SeriesInstanceUID.endswith("805941"):  # the abdomen
                     (slices / f"{n}.dcm").write_bytes(content)
     nifti, seg = tmp_path / "labels.nii.gz", tmp_path / "seg.dcm"
-    # What the gates think of these 40 slices (`squeezed`, wrongly) is not the question here.
-    code, _, err = run("predict", slices, "-o", nifti, "-o", seg, "--no-gate-exit")
+    code, _, err = run("predict", slices, "-o", nifti, "-o", seg)
     assert code == 0, err
     command = ["node", str(INTEROP / "read_seg.mjs"), str(seg), str(slices)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
