@@ -118,12 +118,13 @@ def folder_of_model(cache: Path) -> Path:
     return folder
 
 
-def label(root: Path, folder: Path, patients: int, minutes: float) -> None:
+def label(root: Path, folder: Path, patients: int, minutes: float, only: list[str]) -> None:
     """Fill the cache, on one core."""
     model = pipeline.ensure_loading("default", pipeline.PredictOptions(threads=1)).loaded()
     started = time.monotonic()
     wanted = [("normal", each) for each in cases(root)]
-    wanted += [(kind, each) for each in trunks(root)[:patients] for kind in SEEN_ANEW]
+    kinds = [kind for kind in SEEN_ANEW if not only or kind in only]
+    wanted += [(kind, each) for each in trunks(root)[:patients] for kind in kinds]
     for kind, (name, path) in wanted:
         place = folder / f"{kind}__{name}.npz"
         if place.exists() or time.monotonic() - started > 60 * minutes:
@@ -368,7 +369,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = folder_of_model(args.cache)
     if args.what == "label":
-        label(args.root, folder, args.patients, args.minutes)
+        label(args.root, folder, args.patients, args.minutes, args.only)
     elif args.what == "limits":
         limits(args.root, folder, args.tries, args.only)
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from body_maker import FAILURES, Body, half_the_slices, make_body, renamed, scaled
+from body_maker import FAILURES, Body, make_body, renamed
 from conftest import ball_scan, write_bundle
 from phantom import LABELS
 
@@ -57,33 +57,6 @@ def test_a_slab_is_noted_as_too_short_and_not_judged_by_shapes(body):
     measured = slab.measured()
     assert "scan-height" in {each.rule for each in measured.verdict.findings}
     assert measured.verdict.word == "ok"
-
-
-def squeezed_by(body: Body, ct: bool = True) -> float | None:
-    found = {each.rule: each.value for each in body.measured(ct).verdict.findings}
-    return found.get("squeezed")
-
-
-def test_tissue_alone_tells_a_wrong_spacing_in_a_part_of_a_body(body):
-    """Where there are not organs enough to compare their areas; however the slices lie."""
-    liver = np.where(body.labels == LABELS["liver"], body.labels, 0)
-    top = np.flatnonzero(liver.any(axis=(1, 2)))[-1]
-    part = body.but(hu=body.hu[top - 20 : top + 8], labels=liver[top - 20 : top + 8])
-    assert squeezed_by(part) is None
-    told = squeezed_by(half_the_slices(part))
-    assert told is not None
-    assert 1.41 < told < 2.5
-    coronal = Body(
-        part.hu[::2].swapaxes(0, 1), part.labels[::2].swapaxes(0, 1), part.affine[:, [1, 0, 2, 3]]
-    )
-    assert squeezed_by(coronal) == pytest.approx(told, rel=1e-6)
-    long = squeezed_by(scaled(2, 1, 1)(part))
-    assert long is not None
-    assert long < 0.67
-    assert squeezed_by(half_the_slices(part), ct=False) is None
-    # Without an organ nobody can tell a trunk from a neck, where all directions are more alike.
-    anywhere = squeezed_by(half_the_slices(part.but(labels=np.zeros_like(part.labels))))
-    assert anywhere is None or anywhere < told
 
 
 def test_a_mask_that_changes_from_slice_to_slice_is_no_jump(body):

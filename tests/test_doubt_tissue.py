@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from body_maker import Body, half_the_slices, make_body, scaled
+from phantom import LABELS
 
 from segmate_cli.doubt.case import Case
 from segmate_cli.doubt.rules import BY_ID
@@ -50,6 +51,17 @@ def test_a_length_is_told_of_each_wrong_spacing(body, failure, factor):
     assert np.log2(wrong / usual) == pytest.approx(np.log2(factor), abs=0.7)
     assert not reviews(body)
     assert reviews(failure(body))
+
+
+def test_a_part_with_one_organ_is_enough_however_its_slices_lie(body):
+    liver = np.where(body.labels == LABELS["liver"], body.labels, 0)
+    top = np.flatnonzero(liver.any(axis=(1, 2)))[-1]
+    part = body.but(hu=body.hu[top - 20 : top + 8], labels=liver[top - 20 : top + 8])
+    coronal = Body(part.hu.swapaxes(0, 1), part.labels.swapaxes(0, 1), part.affine[:, [1, 0, 2, 3]])
+    usual, halved = (told(each)["in a short scan"] for each in (part, half_the_slices(part)))
+    assert halved > 1.7 * usual
+    assert told(coronal)["in a short scan"] == pytest.approx(usual, rel=1e-6)
+    assert part.measured(ct=False, rules=(RULE,)).verdict.findings == ()
 
 
 def test_without_an_organ_it_says_less(body):

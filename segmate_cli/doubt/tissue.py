@@ -17,7 +17,7 @@ from segmate_cli.doubt.status import LONG_MM, body_axis, height_mm
 Mask = npt.NDArray[np.bool_]
 
 # In less of a body chance has the say.
-_LEAST_MM = 60.0
+_LEAST_MM = 65.0
 # Tissue is compared so far apart: nearer, noise counts; further, all differs from all. Between fat
 # and blood: lung and bone would drown the rest.
 _APART_MM, _TISSUE_HU = 8.0, (-200, 200)
