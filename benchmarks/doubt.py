@@ -23,8 +23,8 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -164,26 +164,22 @@ def scan_evidence_of(patient: Patient) -> ScanEvidence:
     return watcher.evidence()
 
 
-@dataclass
 class Seen:
-    """A patient and what is known of labels and scan, so that each is looked at once."""
+    """A patient and what is known of labels and scan, so that each is looked at once, if at all."""
 
-    patient: Patient
-    survey: Survey
-    scan: ScanEvidence
+    def __init__(self, patient: Patient, before: Seen | None = None, failure: str = "") -> None:
+        """What a failure leaves as it is, is what was seen before."""
+        self.patient = patient
+        self._labels_of = before if failure.startswith(("HU", "8-bit", "MR")) else None
+        self._scan_of = before if failure in ON_LABELS else None
 
-    @classmethod
-    def of(cls, patient: Patient) -> Seen:
-        return cls(patient, survey_of(patient), scan_evidence_of(patient))
+    @cached_property
+    def survey(self) -> Survey:
+        return self._labels_of.survey if self._labels_of else survey_of(self.patient)
 
-    def after(self, name: str, broken: Patient) -> Seen:
-        """Of the same patient after a failure of that name."""
-        labels_alone, scan_alone = name in ON_LABELS, name.startswith(("HU", "8-bit", "MR"))
-        return Seen(
-            broken,
-            self.survey if scan_alone else survey_of(broken),
-            self.scan if labels_alone else scan_evidence_of(broken),
-        )
+    @cached_property
+    def scan(self) -> ScanEvidence:
+        return self._scan_of.scan if self._scan_of else scan_evidence_of(self.patient)
 
     def judged(self) -> Judgement:
         return judge(self.survey, organs_by_value(), self.scan)
@@ -233,7 +229,7 @@ def in_halves(results: Iterable[tuple[str, bool]]) -> str:
 def false_alarms(patients: Iterable[Patient], title: str) -> None:
     results, alarms = [], []
     for patient in patients:
-        verdict = Seen.of(patient).judged().verdict
+        verdict = Seen(patient).judged().verdict
         results.append((patient.name, verdict.word == "review"))
         if verdict.word == "review":
             rules = {each.rule for each in verdict.findings if each.severity == "review"}
@@ -270,18 +266,18 @@ def built(name: str, patients: list[Patient], tries: int) -> Iterator[tuple[str,
     done = 0
     needed = NEEDED.get(name, ())
     # What is not whole in the whole scan is so in no part of it.
-    patients = [each for each in patients if not needed or whole(Seen.of(each).judged(), *needed)]
+    patients = [each for each in patients if not needed or whole(Seen(each).judged(), *needed)]
     for view in views(patients, name, tries, LEAST_MM):
         if done >= tries:
             return
-        seen = Seen.of(view)
+        seen = Seen(view)
         # What is not there cannot be cut, removed or renamed.
-        if not whole(seen.judged(), *needed):
+        if needed and not whole(seen.judged(), *needed):
             continue
         broken = BUILT[name](view, random.Random(f"{name} {done}"), patients)
         if broken is not None:
             done += 1
-            yield view.name, caught(name, seen.after(name, broken))
+            yield view.name, caught(name, Seen(broken, seen, name))
 
 
 def those_to_cut(root: Path, folder: Path) -> list[Patient]:
@@ -320,7 +316,7 @@ def rates(root: Path, folder: Path, tries: int, only: list[str]) -> None:
     for kind, title in TITLES.items():
         if not only or kind in only:
             seen = seen_anew(kind, root, folder, tries)
-            row(title, ((view.name, caught(kind, Seen.of(view))) for view in seen))
+            row(title, ((view.name, caught(kind, Seen(view))) for view in seen))
     names = [name for name in BUILT if not only or any(each in name for each in only)]
     if names:
         patients = those_to_cut(root, folder)
@@ -344,7 +340,7 @@ def tell_halves(title: str, patients: Iterable[Patient], measures: Mapping[str, 
     """Print what is measured of each half of some patients."""
     found: dict[str, list[tuple[str, float]]] = {}
     for patient in patients:
-        for name, value in Seen.of(patient).told(measures).items():
+        for name, value in Seen(patient).told(measures).items():
             found.setdefault(name, []).append((patient.name, value))
     for name, values in sorted(found.items()):
         for half in (True, False):
