@@ -18,7 +18,7 @@ from segmate_cli.doubt.words import Severity
 
 Limits = tuple[float | None, float | None]
 _OWN = "made on 64 scans of trunks of seven sources, and wider than these"
-_HALF = "half of the patients, told from the others by name (docs/gates.md)"
+_HALF = "half of the patients, in sight of the others (docs/gates.md)"
 _DEFINITION = "air is -1000 HU by definition"
 # Notes about the network's own doubt: an organ's status is ``low_confidence`` where one counts.
 UNSURE = ("confidence", "agreement")
