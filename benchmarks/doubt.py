@@ -57,6 +57,7 @@ from segmate_cli.volume import Labels
 # Masked outside the treated region: only so many of its highest slices are whole.
 MASKED = "kbp"
 LEAST_MM, LEAST_SCAN_MM = 150.0, 100.0
+LEAST_SCANS_MM = {"normal": 0.0, "mirrorlong": 300.0, "upsidelong": 300.0}
 PARTS = "parts of trunks, as below"
 Measure = Callable[[Case], dict[str, float]]
 # What has its limits from one half of the patients, and what their usual numbers come from.
@@ -130,7 +131,7 @@ def label(root: Path, folder: Path, patients: int, minutes: float, only: list[st
         if place.exists() or time.monotonic() - started > 60 * minutes:
             continue
         patient = load(name, path)
-        if patient.height_mm < {"normal": 0.0, "mirrorlong": 300.0}.get(kind, LEAST_SCAN_MM):
+        if patient.height_mm < LEAST_SCANS_MM.get(kind, LEAST_SCAN_MM):
             continue
         options = pipeline.PredictOptions(check_hu=False, fast=kind != "normal", threads=1)
         labels = pipeline.segment(made(patient, kind).volume.as_scan(), model, options).labels()

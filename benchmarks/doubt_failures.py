@@ -102,6 +102,7 @@ SEEN_ANEW: dict[str, Callable[[Patient], Patient]] = {
     "mirror": lambda one: one.but(hu=one.volume.hu[:, :, ::-1]),
     "mirrorlong": lambda one: one.but(hu=one.volume.hu[:, :, ::-1]),
     "upside": lambda one: one.but(hu=one.volume.hu[::-1]),
+    "upsidelong": lambda one: one.but(hu=one.volume.hu[::-1]),
     "half": lambda one: one.but(hu=one.volume.hu[::2]),
     "xysmall": lambda one: scaled(one, 1, 0.5, 0.5),
     "xylarge": lambda one: scaled(one, 1, 2, 2),
@@ -112,6 +113,7 @@ TITLES = {
     "mirror": "mirrored scan",
     "mirrorlong": "mirrored scan, 30 cm and more of a body",
     "upside": "stored upside down",
+    "upsidelong": "stored upside down, 30 cm and more of a body",
     "half": "half the slices, spacing as before",
     "xysmall": "pixel spacing halved",
     "xylarge": "pixel spacing doubled",
@@ -121,7 +123,7 @@ TITLES = {
 
 
 # How much of a body is shown to the network, from and to, where not 15 to 32 cm.
-SHOWN_MM = {"zlong": (150.0, 160.0), "mirrorlong": (300.0, 1e4)}
+SHOWN_MM = {"zlong": (150.0, 160.0), "mirrorlong": (300.0, 1e4), "upsidelong": (300.0, 1e4)}
 # How long a body seems, over how long it is.
 TRUE_LENGTH = {"half": 0.5, "zshort": 0.5, "zlong": 2.0}
 

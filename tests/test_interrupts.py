@@ -15,8 +15,9 @@ from segmate_cli.errors import ModelError
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """As they were, afterwards."""
+    """Python's own, as a shell's "&" has SIGINT ignored for what it starts; then as before."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for each, handler in before.items():
         signal.signal(each, handler)
