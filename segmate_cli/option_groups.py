@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Any
 
 # More take all memory, and longer to start than to work.
 _MOST_THREADS = 1024
@@ -78,11 +79,25 @@ def add_seg(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--uid-root", help="root of its UIDs; default 2.25")
 
 
+class _Once(argparse.Action):
+    """Keeps a value, and refuses a second one, which else would take the first one's place."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "given twice; a run of this command writes one file")
+        setattr(namespace, self.dest, values)
+
+
 def add_output(add: argparse.ArgumentParser, what: str = "") -> None:
     """Where a table goes that else is printed; `what` says what names lead to."""
-    add.add_argument(
-        "-o", "--output", type=some_path, help=f"write to this file instead of stdout{what}"
-    )
+    wanted = f"write to this file instead of stdout{what}"
+    add.add_argument("-o", "--output", action=_Once, type=some_path, help=wanted)
     add.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 
 
