@@ -1,9 +1,10 @@
 """The crops of `training.augment`, a whole batch at a time, on a GPU.
 
-The same augmentation with the same strengths, drawn by the device's own generator: every case lies
-in the device's memory, and a crop is gathered out of it. Which slice of which case comes next is
-still `training.sampling`'s word. One thing is simpler: thick and coarse crops are the first and
-the last of a batch, as many as their chances say, so that their dearer steps touch no others.
+The same augmentation with the same strengths, but for what `BatchMaker` refuses, drawn by the
+device's own generator: every case lies in the device's memory, and a crop is gathered out of it.
+Which slice of which case comes next is still `training.sampling`'s word. One thing is
+simpler: thick and coarse crops are the first and the last of a batch, as many as their chances say,
+so that their dearer steps touch no others.
 """
 
 from __future__ import annotations
@@ -100,8 +101,11 @@ class BatchMaker:
     """Cuts augmented crops out of `Volumes`."""
 
     def __init__(self, volumes: Volumes, config: Augmentation, seed: int):
-        if config.mirror_chance:
-            raise ValueError("mirrored crops are made by training.augment alone")
+        if config.mirror_chance or config.lend_chance or config.trachea_chance:
+            raise ValueError(
+                "mirrored crops, lent kidneys and brightened tracheas are made by training.augment "
+                "alone: set their chances to 0, or train with --device cpu"
+            )
         self.volumes, self.config = volumes, config
         self.device = volumes.hu.device
         # What decides a shape is drawn here: to ask the device would make it wait.

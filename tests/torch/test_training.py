@@ -141,6 +141,14 @@ def test_a_trachea_can_be_brighter_than_the_lungs_beside_it() -> None:
     assert torch.equal(never, hu)
 
 
+@pytest.mark.parametrize("chance", ["mirror_chance", "lend_chance", "trachea_chance"])
+def test_what_the_device_cannot_make_is_refused_not_left_out(chance: str) -> None:
+    case = made_case(np.ones((4, 8, 8), dtype=np.uint8), np.ones((4, len(ORGANS)), dtype=np.uint8))
+    volumes = gather_volumes([case], torch.device("cpu"))
+    with pytest.raises(ValueError, match="--device cpu"):
+        BatchMaker(volumes, Augmentation(**{chance: 0.5}), 1)
+
+
 def test_lungs_cut_along_a_plane_are_parted_by_the_tissue_between_them() -> None:
     hu = np.full((3, 60, 100), -850, dtype=np.int16)
     hu[:, :, 60] = -500  # pleurae, ten pixels to the left of the plane
