@@ -31,6 +31,8 @@ import numpy as np
 
 from benchmarks.doubt_failures import (
     BUILT,
+    LONG,
+    LONG_MM,
     NEEDED,
     ON_LABELS,
     SEEN_ANEW,
@@ -57,7 +59,7 @@ from segmate_cli.volume import Labels
 # Masked outside the treated region: only so many of its highest slices are whole.
 MASKED = "kbp"
 LEAST_MM, LEAST_SCAN_MM = 150.0, 100.0
-LEAST_SCANS_MM = {"normal": 0.0, "mirrorlong": 300.0, "upsidelong": 300.0}
+LEAST_SCANS_MM = {"normal": 0.0} | dict.fromkeys(LONG, LONG_MM)
 PARTS = "parts of trunks, as below"
 Measure = Callable[[Case], dict[str, float]]
 # What has its limits from one half of the patients, and what their usual numbers come from.

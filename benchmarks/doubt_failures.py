@@ -97,12 +97,20 @@ def scaled(patient: Patient, *factors: float) -> Patient:
     return patient.but(affine=affine)
 
 
+def mirrored(patient: Patient) -> Patient:
+    return patient.but(hu=patient.volume.hu[:, :, ::-1])
+
+
+def upside_down(patient: Patient) -> Patient:
+    return patient.but(hu=patient.volume.hu[::-1])
+
+
 # What the network has to see anew.
 SEEN_ANEW: dict[str, Callable[[Patient], Patient]] = {
-    "mirror": lambda one: one.but(hu=one.volume.hu[:, :, ::-1]),
-    "mirrorlong": lambda one: one.but(hu=one.volume.hu[:, :, ::-1]),
-    "upside": lambda one: one.but(hu=one.volume.hu[::-1]),
-    "upsidelong": lambda one: one.but(hu=one.volume.hu[::-1]),
+    "mirror": mirrored,
+    "mirrorlong": mirrored,
+    "upside": upside_down,
+    "upsidelong": upside_down,
     "half": lambda one: one.but(hu=one.volume.hu[::2]),
     "xysmall": lambda one: scaled(one, 1, 0.5, 0.5),
     "xylarge": lambda one: scaled(one, 1, 2, 2),
@@ -122,8 +130,10 @@ TITLES = {
 }
 
 
+# Failures of long scans alone, and how long they are.
+LONG, LONG_MM = ("mirrorlong", "upsidelong"), 300.0
 # How much of a body is shown to the network, from and to, where not 15 to 32 cm.
-SHOWN_MM = {"zlong": (150.0, 160.0), "mirrorlong": (300.0, 1e4), "upsidelong": (300.0, 1e4)}
+SHOWN_MM = {"zlong": (150.0, 160.0)} | dict.fromkeys(LONG, (LONG_MM, 1e4))
 # How long a body seems, over how long it is.
 TRUE_LENGTH = {"half": 0.5, "zshort": 0.5, "zlong": 2.0}
 

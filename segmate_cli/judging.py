@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.ma
+import numpy.ma  # the first np.median would import it, in its own time
 import numpy.typing as npt
 
 from segmate_cli.bundle import Manifest

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from segmate_cli import cli
+from segmate_cli.bundle import Manifest
 from segmate_cli.geometry import Geometry, ras_affine
 
 # How long an example takes says nothing on a machine that is busy.
@@ -146,6 +147,17 @@ def manifest_dict(network: bytes, **changes: Any) -> dict[str, Any]:
             part = part[step]
         part[last] = value
     return manifest
+
+
+def two_organ_manifest(**clean_up: dict[str, object]) -> Manifest:
+    """A liver and a spleen, value 1 and 2, cleaned by rules of their own."""
+    raw = manifest_dict(
+        threshold_network(),
+        organs=[{"key": "liver", "channel": 0}, {"key": "spleen", "channel": 1}],
+        network__channels=2,
+        clean_up=clean_up,
+    )
+    return Manifest.model_validate_json(json.dumps(raw))
 
 
 def write_bundle(folder: Path, network: bytes | None = None, **changes: Any) -> Path:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import cc3d
 import numpy as np
 import pytest
-from conftest import manifest_dict, threshold_network
+from conftest import two_organ_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmate_cli import components
-from segmate_cli.bundle import CleanUp, Manifest
+from segmate_cli.bundle import CleanUp
 from segmate_cli.clean_up import clean_up, drop_parts, fill_holes
 from segmate_cli.masks import bounding_box
 from segmate_cli.planes import PackedPlanes
@@ -31,18 +31,6 @@ def holes(mask: np.ndarray) -> np.ndarray:
     return (values == 1) & ~mask
 
 
-def manifest(**rules: dict[str, object]) -> Manifest:
-    raw = manifest_dict(
-        threshold_network(),
-        organs=[{"key": "liver", "channel": 0}, {"key": "spleen", "channel": 1}],
-        network__channels=2,
-        clean_up=rules,
-    )
-    import json
-
-    return Manifest.model_validate_json(json.dumps(raw))
-
-
 def labels() -> np.ndarray:
     """A liver of 27 voxels with a hole, and crumbs of 4 and 1; a spleen in two parts."""
     values = np.zeros((9, 12, 12), np.uint8)
@@ -57,7 +45,7 @@ def labels() -> np.ndarray:
 
 def cleaned(values: np.ndarray, **rules: dict[str, object]) -> np.ndarray:
     out = values.copy()
-    clean_up(out, manifest(**rules), VOXEL_ML)
+    clean_up(out, two_organ_manifest(**rules), VOXEL_ML)
     return out
 
 
@@ -206,7 +194,7 @@ def test_slab_by_slab_is_the_same_as_all_at_once(shape, seed, share, liver, sple
     before, components._SLAB_PLANES = components._SLAB_PLANES, slab
     try:
         rules = {"liver": liver.model_dump(), "spleen": spleen.model_dump()}
-        clean_up(packed, manifest(**rules), VOXEL_ML)
+        clean_up(packed, two_organ_manifest(**rules), VOXEL_ML)
     finally:
         components._SLAB_PLANES = before
     assert np.array_equal(np.stack(list(packed)), want)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from conftest import manifest_dict, threshold_network
+from conftest import two_organ_manifest
 
 from segmate_cli import components
 from segmate_cli.bundle import Manifest
@@ -20,16 +18,6 @@ from segmate_cli.planes import PackedPlanes
 from segmate_cli.resample import ModelGrid
 
 SHAPE = (23, 30, 26)
-
-
-def manifest(**rules: dict[str, object]) -> Manifest:
-    raw = manifest_dict(
-        threshold_network(),
-        organs=[{"key": "liver", "channel": 0}, {"key": "spleen", "channel": 1}],
-        network__channels=2,
-        clean_up=rules,
-    )
-    return Manifest.model_validate_json(json.dumps(raw))
 
 
 def blobs() -> np.ndarray:
@@ -81,7 +69,7 @@ def test_labels_and_survey_are_as_if_made_afterwards(monkeypatch, rules, letters
         "mirrored": np.diag([2.0, -2.0, 2.0, 1.0]),
         "coronal": np.diag([2.0, 2.0, 2.0, 1.0])[[0, 2, 1, 3]],
     }[letters]
-    model = manifest(**rules)
+    model = two_organ_manifest(**rules)
     sides = (SHAPE[2], SHAPE[0], SHAPE[1]) if letters == "coronal" else SHAPE[::-1]
     geometry = geometry_from_ras(affine, sides)
     grid = ModelGrid.fit(geometry, model.preprocessing).at_scan_slices()

@@ -43,6 +43,8 @@ def test_an_ignored_sigint_stays_ignored():
     interrupts.listen()
     os.kill(os.getpid(), signal.SIGINT)
     interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert interrupts.exit_code() is None
 
 
 @pytest.mark.parametrize("becomes", [None, ImportError("numpy"), ModelError("no network")])
