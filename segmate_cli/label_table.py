@@ -41,9 +41,10 @@ def read_label_table(path: Path) -> dict[int, Organ]:
         pairs = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_csv(text)
         table = _unambiguous(pairs)
     except _MALFORMED as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise InputError(
-            f"{path}: cannot be read as a table of labels ({error}); give value and organ columns, "
-            'JSON such as {"1": "liver"}, or one of '
+            f"{path}: cannot be read as a table of labels ({reason}); give value and organ "
+            'columns, JSON such as {"1": "liver"}, or one of '
             f"{', '.join(builtin_tables())}."
         ) from error
     named = {value: name for value, name in table.items() if value > 0 and name}

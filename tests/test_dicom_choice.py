@@ -102,6 +102,7 @@ def test_a_comma_may_be_part_of_a_value(tmp_path: Path) -> None:
         ("thickness=thin", "thickness is a number"),
         ("contrast=perhaps", "contrast is yes or no"),
         ("=3", "is none of the series"),
+        ("", "--series '' is none of the series"),
     ],
 )
 def test_a_wish_that_cannot_be_met_says_why(tmp_path: Path, wanted: str, words: str) -> None:

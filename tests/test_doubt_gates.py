@@ -13,7 +13,7 @@ from conftest import ball_scan, write_bundle
 from phantom import LABELS
 
 from segmate_cli import organs
-from segmate_cli.doubt.gates_file import read_gates
+from segmate_cli.doubt.gates_file import read_gates, strange_names
 from segmate_cli.doubt.rules import BY_ID, RULES
 from segmate_cli.errors import UsageError
 
@@ -185,6 +185,17 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, said):
         read_gates(path)
     with pytest.raises(UsageError, match="cannot be read"):
         read_gates(tmp_path / "none.toml")
+
+
+def test_limits_of_an_organ_that_nobody_knows_are_told(run, tmp_path):
+    path = tmp_path / "gates.toml"
+    path.write_text("[volume]\nlimits = { spleeen = [60, 900], liver = [400, 5000] }\n")
+    assert strange_names(read_gates(path)) == ("[volume] spleeen",)
+    assert strange_names(RULES) == ()
+    code, _, err = run("gates", "list", "--gates", path)
+    assert code == 0
+    assert "[volume] spleeen: not in segmate's table of organs" in err
+    assert "liver" not in err
 
 
 def test_the_command_line_lists_and_explains(run):

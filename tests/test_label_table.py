@@ -110,7 +110,7 @@ def test_a_table_of_nothing_but_background(tmp_path):
 
 
 def test_a_missing_table(tmp_path):
-    with pytest.raises(InputError, match="cannot be read as a table"):
+    with pytest.raises(InputError, match=r"labels \(No such file or directory\);"):
         read_label_table(tmp_path / "none.csv")
 
 

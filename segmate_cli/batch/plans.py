@@ -13,6 +13,7 @@ from segmate_cli.batch.output_folder import Shard
 from segmate_cli.batch.settings import GATES, Settings, digest_of, making_sha256, parse_formats
 from segmate_cli.doubt.gates_file import parse_gates, read_text
 from segmate_cli.errors import UsageError
+from segmate_cli.gate_options import say_strange_names
 from segmate_cli.sessions import usable_cpus
 
 
@@ -20,7 +21,8 @@ def settings_from(args: Namespace, jobs: int) -> Settings:
     """The options that workers need; ``jobs`` of them share threads and the memory cap."""
     gates = read_text(Path(args.gates)) if args.gates else None
     if gates is not None:
-        parse_gates(gates, args.gates)  # refused here, not by each worker
+        # Refused here, not by each worker.
+        say_strange_names(args.gates, parse_gates(gates, args.gates))
     return Settings(
         model=args.model,
         organs=args.organs,

@@ -65,7 +65,7 @@ def choose(finding: Finding, wanted: str | None = None) -> Choice:
         GeometryError: the series is no volume (doubled or mixed slices, gaps too large), with the
             places.
     """
-    text = (wanted or "auto").strip()
+    text = "auto" if wanted is None else wanted.strip()
     if text.lower() == "auto":
         if not finding.candidates:
             raise none_found(finding)
@@ -73,7 +73,7 @@ def choose(finding: Finding, wanted: str | None = None) -> Choice:
     elif "=" in text:
         choice = _best(finding, _fitting(finding, text), f"fits {text}")
     else:
-        choice = Choice(_named(finding, text), "asked for")
+        choice = Choice(_named(finding, text or "''"), "asked for")
     check_fit(finding.path, choice.series)
     check_damaged(finding, choice.series)
     return choice

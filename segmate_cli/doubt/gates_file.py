@@ -14,9 +14,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from segmate_cli import organs
 from segmate_cli.doubt.rules import BY_ID, RULES, Limits, Rule
 from segmate_cli.errors import UsageError, one_line
 
@@ -60,6 +62,19 @@ def parse_gates(text: str, path: str) -> tuple[Rule, ...]:
         )
     changed = (_changed(rule, given.get(rule.id, {}), path) for rule in RULES)
     return tuple(rule for rule in changed if rule is not None)
+
+
+def strange_names(rules: Iterable[Rule]) -> tuple[str, ...]:
+    """What limits are set for that neither their gate nor the table of organs has, by gate.
+
+    No error, since a model or label table of the user's may have it; a slip is more likely.
+    """
+    named = ((rule, name) for rule in rules for name in rule.limits)
+    return tuple(
+        f"[{rule.id}] {name}"
+        for rule, name in named
+        if name not in BY_ID[rule.id].limits and not organs.is_known(name)
+    )
 
 
 def _changed(rule: Rule, given: Any, path: str) -> Rule | None:
