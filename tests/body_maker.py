@@ -121,6 +121,19 @@ def renamed(*pairs: tuple[str, str]) -> Callable[[Body], Body]:
     return rename
 
 
+def mostly_lost(organ: str) -> Callable[[Body], Body]:
+    """Of an organ only its highest three slices."""
+
+    def lose(body: Body) -> Body:
+        values = body.labels.copy()
+        mask = values == LABELS[organ]
+        highest = np.flatnonzero(mask.any(axis=(1, 2)))[-3]
+        values[:highest][mask[:highest]] = 0
+        return body.but(labels=values)
+
+    return lose
+
+
 KIDNEYS_SWAPPED = renamed(("kidney_left", "kidney_right"), ("kidney_right", "kidney_left"))
 LIVER_AS_SPLEEN = renamed(("liver", "spleen"), ("spleen", "liver"))
 FAILURES = {
@@ -143,6 +156,8 @@ FAILURES = {
     "8 bit": (eight_bit, {"hu-no-air"}),
     "like MR": (like_mr, {"hu-no-air"}),
     "kidney removed": (renamed(("kidney_left", "")), {"found"}),
+    "trachea lost but for its top": (mostly_lost("trachea"), {"length"}),
+    "esophagus lost but for its top": (mostly_lost("esophagus"), {"length"}),
     "liver removed": (renamed(("liver", "")), {"found"}),
     "kidneys swapped": (KIDNEYS_SWAPPED, {"side"}),
     "liver and spleen swapped": (LIVER_AS_SPLEEN, {"side"}),

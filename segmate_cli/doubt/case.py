@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from segmate_cli.doubt.scan_evidence import ScanEvidence
 from segmate_cli.doubt.score_evidence import OrganScores
-from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view
+from segmate_cli.doubt.status import OrganEvidence, height_mm, in_view, shares_of_length
 from segmate_cli.doubt.survey import Survey
 from segmate_cli.doubt.words import Certainty, OrganStatus
 from segmate_cli.masks import bounding_box
@@ -31,6 +31,8 @@ _FEW = 12
 _AIR_HU, _TISSUE_HU = (-1300, -700), (-250, 400)
 # Less of an organ at the edge of a scan is not judged by its HU, nor by its place.
 _SLIVER_MM = 25.0
+# So much of an organ's usual place must be in view for its length to be judged.
+_LONG_ENOUGH_MM = 60.0
 # Metal is denser than any bone or tooth.
 _METAL_HU = 3000
 # Of an organ less may change by chance.
@@ -392,6 +394,15 @@ def missing(case: Case) -> Measured:
         for key, each in case.status.items()
         if each.kind == "not_found" and (nothing or case.in_view[key])
     }
+
+
+def lengths(case: Case) -> Measured:
+    """What was found of long organs, over what of their length should be in view.
+
+    An organ that is cut has no whole volume to be judged by: a few slices of a trachea pass else.
+    """
+    shares = shares_of_length(case.organs, height_mm(case.survey), _LONG_ENOUGH_MM)
+    return {key: share for key, share in shares.items() if case.organs[key].voxels}
 
 
 def _told(case: Case, value: Callable[[Certainty], float | None]) -> Measured:

@@ -98,6 +98,10 @@ _HU_SOURCE = (
     "32 +- 14 when severely fatty (Int J Legal Med 2019, 214 cases); lung from Cheng et al. 2019; "
     f"the rest {_OWN}"
 )
+_LENGTHS: dict[str, Limits] = {
+    **{"*": (None, None), "trachea": (0.35, None), "esophagus": (0.45, None)},
+    "spinal_cord": (0.6, None),
+}
 _COMPACT = (
     *("lung_left", "lung_right", "heart", "liver"),
     *("kidney_left", "kidney_right", "spleen"),
@@ -260,6 +264,16 @@ RULES: tuple[Rule, ...] = (
         source="organs' places in the reference adults of ICRP Publication 110 (2009)",
         severity="review",
         why="It was removed, or the network does not see it.",
+    ),
+    Rule(
+        id="length",
+        what="its length, over what of it should be in view,",
+        unit="",
+        measure=measures.lengths,
+        limits=_LENGTHS,
+        source=f"0.55 and more of tracheas, 0.68 of esophagi, 0.92 of cords; {_OWN}",
+        severity="review",
+        why="The network does not see most of it.",
     ),
     Rule(
         id="side",

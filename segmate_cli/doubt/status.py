@@ -123,6 +123,27 @@ def in_view(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[str
     return found
 
 
+def shares_of_length(
+    evidence: Mapping[str, OrganEvidence], height_mm: float, least_mm: float
+) -> dict[str, float]:
+    """Of each organ's usual length that is surely in view, the share that it reaches along.
+
+    Only where so much of it is in view, by the ends of the other organs.
+    """
+    found = {}
+    for key, each in evidence.items():
+        others = {other: its for other, its in evidence.items() if other != key}
+        top_mm = _liver_top_mm(others)
+        if key not in SPANS or top_mm is None:
+            continue
+        low, high = _surely_in_view(key, top_mm, height_mm)
+        if high - low >= least_mm:
+            own_low, own_high = each.span_mm or (0.0, 0.0)
+            reached_mm = min(high, own_high) - max(low, own_low)
+            found[key] = max(0.0, reached_mm) / (high - low)
+    return found
+
+
 def regions(evidence: Mapping[str, OrganEvidence], height_mm: float) -> tuple[str, ...]:
     """Parts of the body in view: neck, chest, abdomen, pelvis; none where no organ tells."""
     top_mm = _liver_top_mm(evidence)
@@ -199,9 +220,14 @@ def _other_side_is_whole(key: str, evidence: Mapping[str, OrganEvidence]) -> boo
 
 def _seen_mm(key: str, liver_top_mm: float, height_mm: float) -> float:
     """How much of an organ's usual place is surely in view, less what would have to be."""
+    low, high = _surely_in_view(key, liver_top_mm, height_mm)
+    return high - low - SPANS[key].needed_mm
+
+
+def _surely_in_view(key: str, liver_top_mm: float, height_mm: float) -> tuple[float, float]:
+    """Lower and upper end of what of an organ's usual place is surely in view."""
     low, high = SPANS[key].low_mm + liver_top_mm, SPANS[key].high_mm + liver_top_mm
-    seen_mm = min(high, height_mm - _MARGIN_MM) - max(low, _MARGIN_MM)
-    return seen_mm - SPANS[key].needed_mm
+    return max(low, _MARGIN_MM), min(high, height_mm - _MARGIN_MM)
 
 
 def _of_found(each: OrganEvidence) -> OrganStatus:
