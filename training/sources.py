@@ -34,6 +34,9 @@ _NECK_UNKNOWN_MM = 60.0
 #: Chests whose lungs were told apart by a plane: what lies nearer to it goes by the tissue instead.
 _PARTED_BY_PLANE = "imlab"
 _PLANE_REACH_MM = 30.0
+#: Contours of a cord with less of it in their median slice follow the cord itself; the others, and
+#: TotalSegmentator's, its sac (104 to 238 mm2 in 22 patients, 52 to 97 in 5).
+_THIN_CORD_MM2 = 100.0
 #: Branches are thinner than twice this.
 _BRANCH_MM = 4.5
 
@@ -74,6 +77,7 @@ def known_rows(
     _forget_open_ends(known, info["id"], labels, slice_mm)
     _mark_absent(known, info["id"], labels, slice_mm)
     known[~usable_slices(info, labels.shape[0])] = Known.NO
+    forget_thin_cord(known, labels)
     return known
 
 
@@ -111,6 +115,20 @@ def _forget_open_ends(
             column[rows[1] + 1 : rows[1] + 1 + neck] = Known.NO
         else:
             column[:] = Known.NO
+
+
+def forget_thin_cord(known: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+    """Mark the cord as unknown, in place, where its contours leave out the sac around it.
+
+    Args:
+        known: uint8 (k, organ) of ``Known``.
+        labels: uint8 (k, j, i) on the model's in-plane grid.
+    """
+    channel = _INDEX["spinal_cord"]
+    pixels = (labels == channel + 1).sum((1, 2))
+    pixels = pixels[(pixels > 0) & (known[:, channel] == Known.HAND)]
+    if pixels.size and float(np.median(pixels)) * PIXEL_MM**2 < _THIN_CORD_MM2:
+        known[:, channel] = Known.NO
 
 
 def _mark_absent(

@@ -19,6 +19,7 @@ from scipy import ndimage  # type: ignore[import-untyped]
 
 from training.cases import ORGANS, PIXEL_MM, Case, CaseInfo, Known, save_case
 from training.prepare import resample_in_plane, resample_labels, to_lps
+from training.sources import forget_thin_cord
 
 #: Maps with enough tissues to paint a body from.
 MAPS = ("ts_s0327", "ts_s0328", "icrp110_AM", "icrp110_AF")
@@ -144,6 +145,7 @@ def synthetic_case(folder: Path, copy: int) -> Case:
         # Vessels of the trunk hold the aorta, so they are no proof of anything.
         others[np.isin(labels, [109, 110, 111, 112])] = 0
     ours = resample_labels(others, spacing[1])
+    forget_thin_cord(known, ours)
     return Case(
         CaseInfo(f"synthetic-{info['id']}-{copy}", spacing[0], PIXEL_MM),
         np.rint(resample_in_plane(hu, spacing[1], smooth=True)).astype(np.int16),

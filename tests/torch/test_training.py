@@ -176,6 +176,16 @@ def test_nothing_is_known_beyond_a_contour_that_was_cut_short() -> None:
     assert (known[30:, ORGANS.index("liver")] == Known.ABSENT).all()
 
 
+def test_contours_of_the_cord_alone_are_no_label_of_the_sac() -> None:
+    cord = ORGANS.index("spinal_cord")
+    for side, known in ((6, Known.NO), (7, Known.HAND)):  # 81 and 110 mm2
+        labels = np.zeros((10, 20, 20), dtype=np.uint8)
+        labels[2:8, 4 : 4 + side, 4 : 4 + side] = cord + 1
+        labels[8:, :12, :12] = cord + 1  # a few other slices change nothing
+        table = known_rows({"id": "kbp999", "labels": {"spinal_cord": cord + 1}}, labels, 3.0)
+        assert table[5, cord] == known
+
+
 def test_fat_inside_a_teachers_kidney_is_no_kidney() -> None:
     labels = np.zeros((4, 40, 40), dtype=np.uint8)
     labels[1:3, 8:32, 8:32] = 9
