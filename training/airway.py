@@ -19,7 +19,8 @@ from scipy import ndimage  # type: ignore[import-untyped]
 
 from training.cases import ORGANS, PIXEL_MM, Case, Known, load_cases, save_round
 
-_AIR_HU = -500
+#: Where the loosest limit joins the tube with the lung beside it, the next one may part them.
+_AIR_HU = (-500, -650, -800, -900)
 _SMALLEST_MM2, _LARGEST_MM2 = 60.0, 700.0
 _SIDEWAYS_MM, _JUMP_MM, _GROWTH = 40.0, 9.0, 1.7
 _LEAST_MM = 25.0
@@ -37,9 +38,9 @@ class Tube:
     centre: tuple[float, float]
 
 
-def tubes(hu: NDArray[np.int16], middle: float) -> list[Tube]:
-    """Pieces of air of a trachea's size near the middle column of a slice."""
-    parts, _ = ndimage.label(hu < _AIR_HU)
+def tubes(hu: NDArray[np.int16], middle: float, limit_hu: int = _AIR_HU[0]) -> list[Tube]:
+    """Pieces of air of a trachea's size near the middle column of a slice, below a limit."""
+    parts, _ = ndimage.label(hu < limit_hu)
     found = []
     for value, box in enumerate(ndimage.find_objects(parts), start=1):
         mask = parts[box] == value
@@ -59,28 +60,43 @@ def follow(case: Case, top: int, middle: float) -> dict[int, NDArray[np.bool_]]:
     followed: dict[int, NDArray[np.bool_]] = {}
     before: Tube | None = None
     for row in range(top, -1, -1):
-        found = tubes(case.hu[row], middle)
-        if before is not None:
-            last = before
-            found = [
-                tube
-                for tube in found
-                if np.hypot(*np.subtract(tube.centre, last.centre)) * PIXEL_MM <= _JUMP_MM
-                and last.area_mm2 / _GROWTH <= tube.area_mm2 <= last.area_mm2 * _GROWTH
-            ]
-        if len(found) != 1:
+        before = _next_tube(case.hu[row], middle, before)
+        if before is None:
             break
-        before = found[0]
         followed[row] = before.mask
     return followed
+
+
+def _next_tube(hu: NDArray[np.int16], middle: float, before: Tube | None) -> Tube | None:
+    """The one tube of a slice that goes on from the one above, by the loosest limit that shows it.
+
+    What a stricter limit takes from its rim is given back, by a pixel.
+    """
+    for limit_hu in _AIR_HU:
+        found = [t for t in tubes(hu, middle, limit_hu) if before is None or _goes_on(t, before)]
+        if len(found) > 1:
+            return None
+        if found and limit_hu == _AIR_HU[0]:
+            return found[0]
+        if found:
+            mask = ndimage.binary_dilation(found[0].mask) & (hu < _AIR_HU[0])
+            return Tube(mask, float(mask.sum()) * PIXEL_MM**2, found[0].centre)
+    return None
+
+
+def _goes_on(tube: Tube, above: Tube) -> bool:
+    apart_mm = float(np.hypot(*np.subtract(tube.centre, above.centre))) * PIXEL_MM
+    least, most = above.area_mm2 / _GROWTH, above.area_mm2 * _GROWTH
+    return apart_mm <= _JUMP_MM and least <= tube.area_mm2 <= most
 
 
 def label_airway(case: Case) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
     """Predicted labels and the completed table of a case, or None where no tube is sure.
 
-    The wall is part of what hands label: the air grows by one pixel into what is no lung.
+    The wall is part of what hands label: the air grows by one pixel into what is no lung. Slices of
+    which something is known stay as they are.
     """
-    if case.pseudo is None or not (case.known[:, _TRACHEA] == Known.NO).all():
+    if case.pseudo is None or (case.known[:, _TRACHEA] == Known.HAND).any():
         return None
     labels = np.where(case.labels > 0, case.labels, case.pseudo)
     lungs = np.isin(labels, [channel + 1 for channel in _LUNGS])
@@ -93,7 +109,8 @@ def label_airway(case: Case) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | No
     if len(followed) * case.info.slice_mm < _LEAST_MM:
         return None
     pseudo, known = np.array(case.pseudo), np.array(case.known)
-    for row, air in followed.items():
+    new = [row for row in followed if known[row, _TRACHEA] == Known.NO]
+    for row, air in ((row, followed[row]) for row in new):
         wide = ndimage.binary_dilation(air) & ~lungs[row]
         pseudo[row][wide] = _TRACHEA + 1
         known[row, _TRACHEA] = Known.PSEUDO

@@ -28,12 +28,14 @@ class Sampling:
         anywhere_chance: any usable slice of any case instead of an organ's.
         beside_chance: a slice near an organ's ends, or elsewhere in the case, instead of in it.
         invented_share: how much a phantom or a painted label map counts beside a real case.
+        source_shares: by organ, how much cases count whose names begin so, where it is not 1.
     """
 
     organ_weights: dict[str, float] = field(default_factory=dict)
     anywhere_chance: float = 0.15
     beside_chance: float = 0.25
     invented_share: float = 0.15
+    source_shares: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class Sampler:
             trust = _TRUST[level] * float(np.sqrt(rows.size * case.info.slice_mm))
             if case.info.case_id.startswith(("phantom", "synthetic")):
                 trust *= self.sampling.invented_share
+            for start, share in self.sampling.source_shares.get(ORGANS[channel], {}).items():
+                trust *= share if case.info.case_id.startswith(start) else 1.0
             self.trust[channel].append(trust)
 
     def draw(self, rng: np.random.Generator) -> Crop:
