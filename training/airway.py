@@ -110,11 +110,11 @@ def label_airway(case: Case) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | No
         return None
     pseudo, known = np.array(case.pseudo), np.array(case.known)
     new = [row for row in followed if known[row, _TRACHEA] == Known.NO]
-    for row, air in ((row, followed[row]) for row in new):
-        wide = ndimage.binary_dilation(air) & ~lungs[row]
+    for row in new:
+        wide = ndimage.binary_dilation(followed[row]) & ~lungs[row]
         pseudo[row][wide] = _TRACHEA + 1
         known[row, _TRACHEA] = Known.PSEUDO
-    return pseudo, known
+    return (pseudo, known) if new else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

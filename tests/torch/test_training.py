@@ -200,7 +200,7 @@ def test_fat_inside_a_teachers_kidney_is_no_kidney() -> None:
 
 
 def test_a_masked_source_shows_its_highest_slices_alone() -> None:
-    labels = np.full((10, 2, 2), 5, dtype=np.uint8)
+    labels = np.full((10, 10, 10), 5, dtype=np.uint8)
     info = {"id": "kbp999", "labels": {"spinal_cord": 5}, "full_body_slices": 4}
     known = known_rows(info, labels, 3.0)
     assert not known[:6].any()
@@ -426,6 +426,16 @@ def test_noise_and_thick_slices_are_a_configurations_to_set(
         assert ((plain - changed).abs().amax((1, 2, 3)) > 0.01).all()
 
 
+def test_a_source_counts_less_for_an_organ_by_its_share(cache: Path) -> None:
+    case = load_case(cache / "one")
+    other = dataclasses.replace(case, info=dataclasses.replace(case.info, case_id="two"))
+    shares = Sampling(source_shares={"liver": {"tw": 0.25}})
+    sampler = Sampler([case, other], shares, Augmentation(size=64))
+    for organ, share in (("liver", 0.25), ("lung_left", 1.0)):
+        own, its = sampler.trust[ORGANS.index(organ)]
+        assert its == pytest.approx(share * own)
+
+
 def test_pseudo_labels_are_sure_and_on_their_side() -> None:
     labels = np.zeros((20, 40, 40), dtype=np.uint8)
     labels[:, 5:35, 5:35] = 100
@@ -510,11 +520,25 @@ def test_a_trachea_is_followed_through_its_air_down_to_its_fork() -> None:
     assert (labels[10, 41:50, 57:64] == 3).all()
     assert (labels == 3).sum() < rows.size * 120
     assert np.array_equal(labels == 1, np.asarray(case.pseudo) == 1)
-    known_before = case.known.copy()
-    known_before[0, 2] = Known.ABSENT
-    assert airway.label_airway(dataclasses.replace(case, known=known_before)) is None
+    for level, left in ((Known.HAND, None), (Known.PSEUDO, range(5, 18))):
+        known_before = case.known.copy()
+        known_before[18, 2] = level
+        again = airway.label_airway(dataclasses.replace(case, known=known_before))
+        assert (again is None) == (left is None)
+        assert again is None or (again[0] == 3).any((1, 2)).nonzero()[0].tolist() == list(left)
     tissue = np.full_like(case.hu, 40)
     assert airway.label_airway(dataclasses.replace(case, hu=tissue)) is None
+
+
+def test_a_trachea_is_followed_past_a_lung_that_it_seems_to_touch() -> None:
+    case = chest_of_air()
+    case.hu[9:12, 45, 36:84] = np.minimum(case.hu[9:12, 45, 36:84], -560)
+    assert [len(airway.tubes(case.hu[10], 60.0, limit)) for limit in (-500, -650)] == [0, 1]
+    completed = airway.label_airway(case)
+    assert completed is not None
+    labels, known = completed
+    assert np.flatnonzero(known[:, 2] == Known.PSEUDO).tolist() == list(range(5, 19))
+    assert 0.8 < (labels[10] == 3).sum() / (labels[14] == 3).sum() < 1.4
 
 
 def test_above_the_lungs_a_neck_has_neither_lung_nor_heart() -> None:
