@@ -21,6 +21,8 @@ from training.lending import Loan, find_loan, paste_labels, paste_slices
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
 TRACHEA, STOMACH = 3, 12
+#: Air, for what brightens a trachea.
+TRACHEA_BELOW_HU = -600
 #: Labels that another contrast phase changes, and those of them that change alike: blood.
 CONTRASTED, BLOOD = (4, 6, 7, 8, 9, 10, 11), (6, 7)
 #: Pairs of labels that a mirrored crop swaps: lungs, kidneys.
@@ -48,8 +50,8 @@ class Augmentation:
         air_chance: lungs more or less inflated, air of another HU: trachea and lung may look alike.
         air_gain: smallest and largest factor, then, on what lies above -1000 HU in air and lung.
         air_hu: smallest and largest HU that are then added.
-        trachea_chance: its air alone brighter, as wide pixels and scatter make it (on the processor
-            alone): nearly all labelled tracheas are darker than the lungs beside them.
+        trachea_chance: its air alone brighter, as wide pixels and scatter make it: nearly all
+            labelled tracheas are darker than the lungs beside them.
         trachea_hu: least and most that it is brightened.
         contrast_chance: labelled organs brighter or darker, as other contrast phases are.
         blood_hu: smallest and largest change, then, of heart and aorta, which change alike.
@@ -69,7 +71,7 @@ class Augmentation:
         coarse_factor: smallest and largest number of times that they are as wide.
         cut_chance: a smaller field of view, round or straight.
         mirror_chance: left and right swapped in image and labels.
-        lend_chance: a kidney moved along the body, where one fits (on the processor alone).
+        lend_chance: a kidney moved along the body, where one fits.
     """
 
     size: int = 192
@@ -312,7 +314,7 @@ def brighten_trachea(
     if not config.trachea_chance or rng.random() >= config.trachea_chance:
         return image
     inside = F.avg_pool2d((labels == TRACHEA).float()[None], 3, 1, 1)[0]
-    return image + inside * rng.uniform(*config.trachea_hu) * (image < -600)
+    return image + inside * rng.uniform(*config.trachea_hu) * (image < TRACHEA_BELOW_HU)
 
 
 def fill_bowel(

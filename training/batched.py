@@ -1,16 +1,18 @@
 """The crops of `training.augment`, a whole batch at a time, on a GPU.
 
-The same augmentation with the same strengths, but for what `BatchMaker` refuses, drawn by the
-device's own generator: every case lies in the device's memory, and a crop is gathered out of it.
-Which slice of which case comes next is still `training.sampling`'s word. One thing is
-simpler: thick and coarse crops are the first and the last of a batch, as many as their chances say,
-so that their dearer steps touch no others.
+The same augmentation with the same strengths, but for mirrored crops, drawn by the device's own
+generator: every case lies in the device's memory, and a crop is gathered out of it. Which slice of
+which case comes next, and which kidney is lent to it, is still said by `training.sampling` and
+`training.lending`. Two things are simpler: thick and coarse crops are the first and the last of a
+batch, as many as their chances say, so that their dearer steps touch no others; and what is lent is
+never thick.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.augment import AIR_HU, BLOOD, CONTRASTED, STOMACH, Augmentation, scale_hu
+from training.augment import (
+    AIR_HU,
+    BLOOD,
+    CONTRASTED,
+    STOMACH,
+    TRACHEA,
+    TRACHEA_BELOW_HU,
+    Augmentation,
+    scale_hu,
+)
 from training.cases import PIXEL_MM, SLICE_MM, Case
+from training.lending import MARGIN_PIXELS, SEAM_PIXELS, find_loan
 from training.sampling import Batch, Sampler
 
 _OWN = tuple(value for value in CONTRASTED if value not in BLOOD)
@@ -79,32 +91,72 @@ def gather_volumes(cases: Sequence[Case], device: torch.device) -> Volumes:
 
 
 @dataclass(frozen=True, slots=True)
+class Loans:
+    """Kidneys lent to some of a batch's crops.
+
+    Attributes:
+        to: (M,) which crops.
+        row: (M,) slice of the same case that each is taken from.
+        label: (M,) its value.
+        shift: (M, 2) rows and columns that it is moved by.
+    """
+
+    to: Tensor
+    row: Tensor
+    label: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Choices:
     """What a batch shows: (N,) case, (N,) slice position, (N, 2) row and column of its middle."""
 
     case: Tensor
     position: Tensor
     centre: Tensor
+    loans: Loans | None = None
 
 
 def choose(sampler: Sampler, count: int, rng: np.random.Generator) -> Choices:
-    """Let the sampler say which slices come next."""
+    """Let the sampler say which slices come next, and find kidneys to lend to them."""
     chosen = [sampler.choose(rng) for _ in range(count)]
+    lent = [
+        (n, case, round(position), int(rng.integers(2**32)))
+        for n, (case, position, _) in enumerate(chosen)
+        if rng.random() < sampler.augmentation.lend_chance
+    ]
     return Choices(
         torch.tensor([case for case, _, _ in chosen]),
         torch.tensor([position for _, position, _ in chosen]),
         torch.tensor([centre for _, _, centre in chosen]),
+        _find_loans(sampler.cases, lent) if lent else None,
     )
+
+
+def _find_loans(cases: Sequence[Case], wanted: Sequence[tuple[int, int, int, int]]) -> Loans | None:
+    """Loans for (crop, case, slice, seed), where one fits."""
+
+    def find(one: tuple[int, int, int, int]) -> tuple[int, int, int, tuple[int, int]] | None:
+        crop, case, row, seed = one
+        loan = find_loan(cases[case], row, np.random.default_rng(seed))
+        return None if loan is None else (crop, loan.row, loan.label, loan.shift)
+
+    with ThreadPoolExecutor() as pool:
+        found = [loan for loan in pool.map(find, wanted) if loan is not None]
+    if not found:
+        return None
+    to, row, label, shift = (torch.tensor(part) for part in zip(*found, strict=True))
+    return Loans(to, row, label, shift)
 
 
 class BatchMaker:
     """Cuts augmented crops out of `Volumes`."""
 
     def __init__(self, volumes: Volumes, config: Augmentation, seed: int):
-        if config.mirror_chance or config.lend_chance or config.trachea_chance:
+        if config.mirror_chance:
             raise ValueError(
-                "mirrored crops, lent kidneys and brightened tracheas are made by training.augment "
-                "alone: set their chances to 0, or train with --device cpu"
+                "mirrored crops are made by training.augment alone: set their chance to 0, or "
+                "train with --device cpu"
             )
         self.volumes, self.config = volumes, config
         self.device = volumes.hu.device
@@ -126,11 +178,16 @@ class BatchMaker:
         labels, pseudo, unsure = (
             volume[at].int() * inside for volume in (volumes.labels, volumes.pseudo, volumes.unsure)
         )
-        image = self.slices(case, position, rows, columns)
+        distance = self.distances(len(case))
+        image = self.slices(case, position, rows, columns, distance)
+        known = volumes.known[volumes.rows[case] + nearest]
+        if choices.loans is not None:
+            self.lend(
+                choices.loans, case, (rows, columns), distance, (image, labels, pseudo, known)
+            )
         image = self.vary(image, labels, pseudo)
         outside = self.chance(config.cut_chance, len(case))[:, None, None] & self.beyond(len(case))
         image = torch.where(outside[:, None], AIR_HU, image)
-        known = volumes.known[volumes.rows[case] + nearest]
         cut = [torch.where(outside, 0, values) for values in (labels, pseudo)]
         return Batch(scale_hu(image), cut[0], cut[1], unsure, known)
 
@@ -175,13 +232,52 @@ class BatchMaker:
         coarse = self.normal(count, fields, points, points)
         return F.interpolate(coarse, size, mode="bicubic", align_corners=True)
 
-    def slices(self, case: Tensor, position: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def distances(self, count: int) -> Tensor:
+        """(N,) mm from slice to slice of each crop."""
+        own_distance = self.chance(self.config.own_distance_chance, count)
+        distance = self.uniform(*self.config.slice_distance_mm, count)
+        return torch.where(own_distance, SLICE_MM, distance)
+
+    def lend(
+        self,
+        loans: Loans,
+        case: Tensor,
+        places: tuple[Tensor, Tensor],
+        distance: Tensor,
+        crops: tuple[Tensor, Tensor, Tensor, Tensor],
+    ) -> None:
+        """Put kidneys into the image, labels, pseudo labels and table of crops, in place."""
+        image, labels, pseudo, known = crops
+        volumes = self.volumes
+        to, row, label = (part.to(self.device) for part in (loans.to, loans.row, loans.label))
+        shift = loans.shift.to(self.device).float()[:, :, None, None]
+        case, shape = case[to], volumes.shapes[case[to]]
+        rows, columns = places[0][to] - shift[:, 0], places[1][to] - shift[:, 1]
+        lent = self.slices(case, row.float(), rows, columns, distance[to], thick=0)
+        corner, within = _pixels(rows.round().long(), columns.round().long(), shape)
+        plane = volumes.starts[case] + row * shape[:, 1] * shape[:, 2]
+        at = plane[:, None, None] + corner
+        inside = (volumes.labels[at] == label[:, None, None]) & within
+        wide = F.max_pool2d(inside.float()[:, None], 2 * MARGIN_PIXELS + 1, 1, MARGIN_PIXELS)
+        soft = F.avg_pool2d(wide, SEAM_PIXELS, 1, SEAM_PIXELS // 2)
+        image[to] += soft * (lent - image[to])
+        around, value = wide[:, 0] > 0, label[:, None, None].to(labels.dtype)
+        for kept in (labels, pseudo):
+            kept[to] = torch.where(inside, value, torch.where(around, 0, kept[to]))
+        known[to, label - 1] = volumes.known[volumes.rows[case] + row, label - 1]
+
+    def slices(
+        self,
+        case: Tensor,
+        position: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        distance: Tensor,
+        thick: int | None = None,
+    ) -> Tensor:
         """Three slices (N, 3, H, W) in HU around each position; the first ones thicker."""
         config, count = self.config, len(case)
-        thick = round(config.thick_chance * count)
-        own_distance = self.chance(config.own_distance_chance, count)
-        distance = self.uniform(*config.slice_distance_mm, count)
-        distance = torch.where(own_distance, SLICE_MM, distance)
+        thick = round(config.thick_chance * count) if thick is None else thick
         step = distance / self.volumes.slice_mm[case]
         blur = self.uniform(*config.thickness_mm, thick) / self.volumes.slice_mm[case[:thick]]
         planes = []
@@ -225,7 +321,8 @@ class BatchMaker:
     def vary(self, image: Tensor, labels: Tensor, pseudo: Tensor) -> Tensor:
         """Contrast of organs, bowel, soft tissue, sharpness, noise and quantisation."""
         image = self.change_organs(image, labels)
-        image = self.fill_bowel(image, torch.where(labels > 0, labels, pseudo))
+        either = torch.where(labels > 0, labels, pseudo)
+        image = self.fill_bowel(self.brighten_trachea(image, either), either)
         config, count = self.config, len(image)
 
         def each(values: Tensor) -> Tensor:
@@ -277,6 +374,16 @@ class BatchMaker:
         table *= self.chance(self.config.contrast_chance, count)[:, None]
         change = table.gather(1, labels.flatten(1).long()).view(labels.shape)[:, None]
         return image + F.avg_pool2d(change, 3, 1, 1) * (image > -150)
+
+    def brighten_trachea(self, image: Tensor, labels: Tensor) -> Tensor:
+        """The air of the trachea brighter, beside lungs that stay as they are."""
+        if not self.config.trachea_chance:
+            return image
+        count = len(image)
+        amount = self.uniform(*self.config.trachea_hu, count)
+        amount = amount * self.chance(self.config.trachea_chance, count)
+        inside = F.avg_pool2d((labels == TRACHEA).float()[:, None], 3, 1, 1)
+        return image + inside * amount[:, None, None, None] * (image < TRACHEA_BELOW_HU)
 
     def fill_bowel(self, image: Tensor, labels: Tensor) -> Tensor:
         """Blobs of unlabelled soft tissue, and the stomach, brighter."""

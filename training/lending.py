@@ -24,7 +24,8 @@ REACH_MM = (15.0, 120.0)
 _ROWS, _COLUMNS = (-40, 15), (-20, 20)
 _TRIES = 12
 _SMALLEST_PIXELS = 80
-_MARGIN_PIXELS = 4
+#: How much around a kidney comes with it, and over how many pixels the seam is smoothed.
+MARGIN_PIXELS, SEAM_PIXELS = 4, 5
 #: Denser than any kidney: bone, or bowel with contrast.
 _BONE_HU = 250
 _LUNG_HU = -300
@@ -82,13 +83,13 @@ def find_loan(case: Case, row: int, rng: np.random.Generator) -> Loan | None:
 
 
 def _widen(mask: Tensor) -> Tensor:
-    width = 2 * _MARGIN_PIXELS + 1
-    return F.max_pool2d(mask.float()[None, None], width, 1, _MARGIN_PIXELS)[0, 0] > 0
+    width = 2 * MARGIN_PIXELS + 1
+    return F.max_pool2d(mask.float()[None, None], width, 1, MARGIN_PIXELS)[0, 0] > 0
 
 
 def paste_slices(stack: Tensor, lent: Tensor, loan: Loan) -> Tensor:
     """Slices (3, H, W) with the kidney's surroundings from others, the seam smoothed."""
-    soft = F.avg_pool2d(loan.around.float()[None, None], 5, 1, 2)[0]
+    soft = F.avg_pool2d(loan.around.float()[None, None], SEAM_PIXELS, 1, SEAM_PIXELS // 2)[0]
     return stack + soft * (lent.roll(loan.shift, (1, 2)) - stack)
 
 

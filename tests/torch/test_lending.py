@@ -15,8 +15,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from training.augment import Augmentation, draw_crop  # noqa: E402
+from training.batched import BatchMaker, Choices, Loans, choose, gather_volumes  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known  # noqa: E402
-from training.lending import find_loan  # noqa: E402
+from training.lending import find_loan, paste_labels, paste_slices  # noqa: E402
+from training.sampling import Sampler, Sampling  # noqa: E402
 
 SLICE_MM = 3.0
 KIDNEY_HU, FAT_HU, MUSCLE_HU = 180, -100, 60
@@ -75,12 +77,48 @@ def test_nothing_is_lent_onto_another_organ(trunk: Case) -> None:
     assert loans(trunk, BELOW) == 0
 
 
+STILL = {
+    **{"identity_chance": 1.0, "shift_mm": 0.0, "gain": (1.0, 1.0), "offset_hu": 0.0},
+    **{"contrast_chance": 0.0, "noise_hu": 0.0, "clip_chance": 0.0, "step_chance": 0.0},
+    **{"blur_chance": 0.0, "cut_chance": 0.0},
+}
+
+
+def test_a_device_lends_as_a_single_crop_does(trunk: Case) -> None:
+    found = (find_loan(trunk, BELOW, np.random.default_rng(seed)) for seed in range(40))
+    loan = next(one for one in found if one is not None)
+    trunk.known[BELOW, loan.label - 1] = Known.ABSENT
+    trunk.hu[:, ::3] += 7
+    config = Augmentation(size=128, thick_chance=0.0, own_distance_chance=1.0, **STILL)
+    maker = BatchMaker(gather_volumes([trunk], torch.device("cpu")), config, 1)
+    lent = Loans(*(torch.tensor([part]) for part in (1, loan.row, loan.label, loan.shift)))
+    centre = torch.full((2, 2), 64.0)
+    batch = maker.make(Choices(torch.zeros(2).long(), torch.full((2,), float(BELOW)), centre, lent))
+    around = [torch.from_numpy(trunk.hu[row - 1 : row + 2].astype(np.float32)) for row in
+              (BELOW, loan.row)]  # fmt: skip
+    expected = paste_slices(*around, loan)
+    assert torch.allclose((batch.slices[1] + 1) * 700 - 1000, expected.clamp(-1000, 400), atol=0.1)
+    assert torch.allclose((batch.slices[0] + 1) * 700 - 1000, around[0], atol=0.1)
+    assert np.array_equal(batch.labels[1].numpy(), paste_labels(trunk.labels[BELOW], loan))
+    assert not batch.labels[0].any()
+    assert batch.known[:, loan.label - 1].tolist() == [Known.ABSENT, Known.HAND]
+
+
+def test_loans_are_chosen_as_often_as_asked_for(trunk: Case) -> None:
+    def chosen(chance: float) -> Choices:
+        sampler = Sampler([trunk], Sampling(), Augmentation(lend_chance=chance))
+        return choose(sampler, 40, np.random.default_rng(2))
+
+    assert chosen(0.0).loans is None
+    always = chosen(1.0)
+    assert always.loans is not None
+    rows = always.position[always.loans.to].round().long()
+    assert ((rows < 20) | (rows >= 30)).all()
+    assert ((always.loans.row >= 20) & (always.loans.row < 30)).all()
+
+
 def test_a_crop_shows_the_kidney_where_its_label_is(trunk: Case) -> None:
-    still = {"identity_chance": 1.0, "shift_mm": 0.0, "gain": (1.0, 1.0), "offset_hu": 0.0}
-    plain = {"contrast_chance": 0.0, "noise_hu": 0.0, "clip_chance": 0.0, "step_chance": 0.0}
-    config = Augmentation(
-        size=128, blur_chance=0.0, cut_chance=0.0, lend_chance=1.0, **still, **plain
-    )
+    config = Augmentation(size=128, lend_chance=1.0, **STILL)
     value = ORGANS.index("kidney_right") + 1
     trunk.known[BELOW, value - 1] = Known.ABSENT
     crops = [

@@ -141,12 +141,24 @@ def test_a_trachea_can_be_brighter_than_the_lungs_beside_it() -> None:
     assert torch.equal(never, hu)
 
 
-@pytest.mark.parametrize("chance", ["mirror_chance", "lend_chance", "trachea_chance"])
-def test_what_the_device_cannot_make_is_refused_not_left_out(chance: str) -> None:
+def test_a_device_brightens_a_trachea_alone() -> None:
+    labels = np.zeros((3, 64, 64), dtype=np.uint8)
+    labels[:, 20:30, 20:30] = 3
+    case = made_case(labels, np.ones((3, len(ORGANS)), dtype=np.uint8))
+    case.hu[:] = -900
+    config = Augmentation(size=64, trachea_chance=1.0, trachea_hu=(100.0, 100.0), **STILL)
+    maker = BatchMaker(gather_volumes([case], torch.device("cpu")), config, 1)
+    where = Choices(torch.zeros(1).long(), torch.ones(1), torch.full((1, 2), 32.0))
+    hu = (maker.make(where).slices[0, 1] + 1) * 700 - 1000
+    assert torch.allclose(hu[21:29, 21:29], torch.tensor(-800.0), atol=0.1)
+    assert torch.allclose(hu[:, 34:], torch.tensor(-900.0), atol=0.1)
+
+
+def test_what_the_device_cannot_make_is_refused_not_left_out() -> None:
     case = made_case(np.ones((4, 8, 8), dtype=np.uint8), np.ones((4, len(ORGANS)), dtype=np.uint8))
     volumes = gather_volumes([case], torch.device("cpu"))
     with pytest.raises(ValueError, match="--device cpu"):
-        BatchMaker(volumes, Augmentation(**{chance: 0.5}), 1)
+        BatchMaker(volumes, Augmentation(mirror_chance=0.5), 1)
 
 
 def test_lungs_cut_along_a_plane_are_parted_by_the_tissue_between_them() -> None:
