@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from segmate_cli import __version__, console, files, memory
-from segmate_cli.errors import ExitCode, UsageError
+from segmate_cli.errors import ExitCode, InputError, UsageError
 from segmate_cli.given import paths_from_stdin, place_of, scan_finder
-from segmate_cli.outputs import deliver, format_of
+from segmate_cli.outputs import deliver, format_of, style_of
 from segmate_cli.starting import engine_options, start_loading_of
 
 
@@ -122,6 +122,7 @@ def evaluate(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite)
+    style = style_of(output, args.format)
     pairs, alone = evaluation.find_pairs(Path(args.predictions), Path(args.references))
     if alone:
         say(f"without a partner, so not scored: {', '.join(alone)}")
@@ -138,8 +139,10 @@ def evaluate(args: Namespace) -> ExitCode:
             progress("evaluate", n, len(pairs))
     for case, organs in left_out.items():
         say(f"{case}: not labelled in the reference, left out: {', '.join(organs)}")
+    if not scores:
+        raise InputError("nothing to score: no organ of a prediction is labelled in its reference.")
     summaries = evaluation.summarise(scores)
-    deliver(render_scores(scores, summaries, left_out, args.format), output)
+    deliver(render_scores(scores, summaries, left_out, style), output)
     return ExitCode.DONE
 
 

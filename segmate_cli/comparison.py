@@ -20,7 +20,7 @@ from segmate_cli.geometry import Geometry
 from segmate_cli.look.whereabouts import Counts, Lines
 from segmate_cli.measurement import OrganStats, Tally
 from segmate_cli.organs import Organ
-from segmate_cli.scans import load_labels, open_with_ct
+from segmate_cli.scans import load_labels, open_with_ct, table_if_unnamed
 from segmate_cli.volume import LabelMap, Labels
 from segmate_cli.volume_change import Interval, change_interval, intervals_of
 
@@ -123,14 +123,15 @@ def compare_case(
 
     Args:
         pair: The first is its ``prediction``, the second its ``reference``.
-        table: What the second's values mean; None for what it says itself.
+        table: What the second's values mean, and the first's where it does not say so; None for
+            what they say themselves.
         wanted: Organs by name; by default all that either has.
 
     Raises:
         InputError: A file that cannot be read.
         UnknownOrganError: An organ that neither has.
     """
-    first, _ = open_with_ct(pair.prediction)
+    first, _ = open_with_ct(pair.prediction, table_if_unnamed(pair.prediction, table))
     second, _ = open_with_ct(pair.reference, table)
     organs = _organs(first, second, wanted)
     turned = _on_same_voxels(first, second, pair.reference, table)

@@ -6,6 +6,7 @@ surface element with its area: S. Nikolov et al., arXiv 1809.04430.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,13 @@ from segmate_cli.errors import EngineMissingError, GeometryError, InputError, Us
 from segmate_cli.masks import bounding_box
 from segmate_cli.nifti import is_nifti_name
 from segmate_cli.organs import Organ
-from segmate_cli.scans import load_labels
+from segmate_cli.scans import load_labels, table_if_unnamed
 from segmate_cli.volume import Labels
 
 Mask = npt.NDArray[np.bool_]
 
 TOLERANCE_MM = 2.0
+_LABELS = "labels"
 _RESAMPLES = 2000
 # References that label the parts of an organ: TotalSegmentator has lobes, but no lungs.
 _PARTS = {
@@ -102,14 +104,15 @@ class OrganSummary:
 def find_pairs(predictions: Path, references: Path) -> tuple[list[CasePair], list[str]]:
     """Match files by the name of their case.
 
-    A case is a file's name without .nii.gz, or its folder's name where the files of a tree are
-    all called alike (``case7/labels.nii.gz``). A file is matched with a file directly.
+    A case is a file's name without .nii.gz (``labels.nii.gz`` has its folder's name), or its
+    folder's (``case7/seg.nii.gz``), or its path; of those that tell a folder's files apart, what
+    matches the most. A file is matched with a file directly.
 
     Returns:
         Pairs sorted by case, and the cases that have no partner.
 
     Raises:
-        InputError: A path is missing, or nothing matches.
+        InputError: A path is missing, nothing matches, or a case is there as .nii and .nii.gz.
     """
     for path in (predictions, references):
         if not files.exists(path):
@@ -118,7 +121,8 @@ def find_pairs(predictions: Path, references: Path) -> tuple[list[CasePair], lis
         return [CasePair(_stem(predictions), predictions, references)], []
     if predictions.is_file() or references.is_file():
         raise UsageError("give two label maps, or two folders of them, not one of each.")
-    ours, theirs = _cases(predictions), _cases(references)
+    choices = itertools.product(_namings(predictions), _namings(references))
+    ours, theirs = max(choices, key=lambda names: len(names[0].keys() & names[1]))
     pairs = [CasePair(case, ours[case], theirs[case]) for case in sorted(ours.keys() & theirs)]
     if not pairs:
         raise InputError(
@@ -139,7 +143,8 @@ def evaluate_case(
 
     Args:
         pair: Prediction and reference.
-        table: What the reference's values mean; see ``scans.load_labels``.
+        table: What the reference's values mean, see ``scans.load_labels``; and the prediction's,
+            where it does not say so itself.
         wanted: Organs by name; by default all that the prediction has.
         count_absent: Take an organ without a voxel in the reference as truly absent, so that a
             prediction of it scores 0; by default it is taken as unlabelled and left out.
@@ -151,13 +156,12 @@ def evaluate_case(
         GeometryError: The two do not lie on the same voxels.
         EngineMissingError: The surface-distance package is not installed.
     """
-    prediction = load_labels(pair.prediction)
+    prediction = load_labels(pair.prediction, table_if_unnamed(pair.prediction, table))
     reference = _on_same_axes(load_labels(pair.reference, table), prediction, pair)
     scores, left_out = [], []
-    ours = {organ.key: prediction.values == v for v, organ in prediction.organs.items()}
     for organ in _select(prediction, wanted):
         truth = _reference_mask(reference, organ.key)
-        found = ours[organ.key]
+        found = _mask(prediction, organ.key)
         if truth is None or (not truth.any() and not (count_absent and found.any())):
             left_out.append(organ.key)
             continue
@@ -200,13 +204,29 @@ def bootstrap_interval(values: npt.NDArray[np.float64], seed: int = 0) -> tuple[
     return float(low), float(high)
 
 
-def _cases(folder: Path) -> dict[str, Path]:
+def _namings(folder: Path) -> list[dict[str, Path]]:
+    """The label maps below a folder by case, in each way of naming that tells them apart."""
     maps = sorted(path for path in folder.rglob("*") if is_nifti_name(path) and path.is_file())
-    stems = [_stem(path) for path in maps]
-    alike = len(set(stems)) < len(stems)
-    return {
-        path.parent.name if alike else stem: path for path, stem in zip(maps, stems, strict=True)
-    }
+    # What batch writes is the case's label map, whatever else somebody puts beside it.
+    own = {path.parent for path in maps if _stem(path) == _LABELS} - {folder}
+    maps = [path for path in maps if path.parent not in own or _stem(path) == _LABELS]
+    named: list[dict[str, Path]] = [{}, {}, {}, {}]
+    for path in maps:
+        below = path.parent.relative_to(folder)
+        stem = _stem(path)
+        names = (
+            below.name if path.parent in own else stem,
+            below.name or stem,
+            str(below) if below.name else stem,
+            str(below / stem),
+        )
+        for way, name in zip(named, names, strict=True):
+            way[name] = path
+    told_apart = [way for way in named if len(way) == len(maps)]
+    if not told_apart:  # not even by path and file
+        twice = next(path for path in maps if path not in named[-1].values())
+        raise InputError(f"{twice} is there as .nii and as .nii.gz; leave one of them.")
+    return told_apart
 
 
 def _stem(path: Path) -> str:
@@ -217,28 +237,38 @@ def _on_same_axes(reference: Labels, prediction: Labels, pair: CasePair) -> Labe
     """The reference turned to the prediction's storage order; its voxels must be the same."""
     geometry, turn = reference.geometry.reoriented(prediction.geometry.directions)
     if not geometry.same_as(prediction.geometry):
+        ours, theirs = (" x ".join(map(str, g.shape)) for g in (prediction.geometry, geometry))
+        apart = f"{ours} against {theirs} (k, j, i)"
+        if ours == theirs:
+            apart = f"up to {geometry.difference_mm(prediction.geometry):.1f} mm apart"
         raise GeometryError(
-            f"{pair.prediction} and {pair.reference} do not lie on the same voxels "
-            f"({prediction.geometry.shape} against {geometry.shape}, "
-            f"{geometry.difference_mm(prediction.geometry):.1f} mm apart); resample one of them "
-            "with nearest neighbours first."
+            f"{pair.prediction} and {pair.reference} do not lie on the same voxels ({apart}); "
+            "resample one of them with nearest neighbours first."
         )
     return Labels(turn.view(reference.values), geometry, reference.organs, reference.source)
 
 
 def _select(prediction: Labels, wanted: Sequence[str] | None) -> tuple[Organ, ...]:
-    known = [organ for _, organ in sorted(prediction.organs.items())]
-    return tuple(known) if wanted is None else organ_table.select(wanted, known)
+    # Two values may mean one organ, as in a foreign table with "liver" and "Liver".
+    known = {organ.key: organ for _, organ in sorted(prediction.organs.items())}
+    organs = tuple(known.values())
+    return organs if wanted is None else organ_table.select(wanted, organs)
+
+
+def _mask(labels: Labels, key: str) -> Mask:
+    """The organ's voxels, of all values that mean it."""
+    values = [value for value, organ in labels.organs.items() if organ.key == key]
+    return np.asarray(np.isin(labels.values, values))
 
 
 def _reference_mask(reference: Labels, key: str) -> Mask | None:
     """The organ, or the union of its parts; None where the reference names neither."""
-    names = {organ.key: value for value, organ in reference.organs.items()}
+    names = {organ.key for organ in reference.organs.values()}
     wanted = (key,) if key in names else _PARTS.get(key, ())
-    values = [names[name] for name in wanted if name in names]
-    if not values or len(values) < len(wanted):
+    if not wanted or not names.issuperset(wanted):
         return None
-    return np.asarray(np.isin(reference.values, values))
+    masks = [_mask(reference, name) for name in wanted]
+    return np.asarray(np.logical_or.reduce(masks))
 
 
 def _is_swapped(found: Mask, organ: Organ, reference: Labels) -> bool:

@@ -193,7 +193,10 @@ def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         "references", type=some_path, help="the references; matched by file name, organs by name"
     )
     add.add_argument(
-        "--labels", dest="table", help="what the references' values mean; see docs/evaluate.md"
+        "--labels",
+        dest="table",
+        help="what the references' values mean, and those of predictions that do not say so; see "
+        "docs/evaluate.md",
     )
     add.add_argument("--organs", type=words, help="only these")
     add.add_argument(
@@ -201,7 +204,7 @@ def _evaluate(commands: Subparsers, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="an organ without voxels in a reference is absent, not unlabelled",
     )
-    add.add_argument("--format", choices=FORMATS, default="table")
+    add.add_argument("--format", choices=FORMATS)
     add_output(add)
     add_progress(add)
 
@@ -215,7 +218,9 @@ def _compare(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     add.add_argument("b", type=some_path, help="the other; in folders matched by name")
     add.add_argument(
-        "--labels", dest="table", help="what the values of B mean; see docs/evaluate.md"
+        "--labels",
+        dest="table",
+        help="what the values of B mean, and of A where it does not say so; see docs/evaluate.md",
     )
     add.add_argument("--organs", type=words, help="only these")
     add.add_argument("--format", choices=FORMATS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from segmate_cli import files
 from segmate_cli.errors import UsageError
@@ -50,3 +51,18 @@ def format_of(output: Path | None, given: str | None = None, *, pages: bool = Tr
             "with --format what it is to be, or give another name."
         )
     return suffix if suffix in _SUFFIXES else "table"
+
+
+def style_of(output: Path | None, given: str | None, *more: str) -> Any:
+    """As ``format_of``, where a table can be had, or one of some more formats.
+
+    Raises:
+        UsageError: Another format, as the output's suffix says.
+    """
+    from segmate_cli.report import FORMATS  # numpy: not for --help
+
+    style = format_of(output, given, pages="html" in more)
+    there = (*FORMATS, *more)
+    if style not in there:
+        raise UsageError(f"no {style} is made of this; there is {', '.join(there)}.")
+    return style

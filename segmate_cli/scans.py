@@ -119,6 +119,18 @@ def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile,
     return file, names
 
 
+def table_if_unnamed(path: Path, table: str | Path | None) -> str | Path | None:
+    """The table, where a label map does not say itself what its values mean; else None.
+
+    Raises:
+        InputError: A file that cannot be read.
+    """
+    if table is None or not nifti.is_nifti_name(path) or not files.exists(path):
+        return None
+    says = nifti_labels.label_names(nifti.open_nifti(path)) or sidecar.label_names(path)
+    return None if says else table
+
+
 def load_with_ct(
     path: Path,
     table: str | Path | None = None,

@@ -136,3 +136,17 @@ def test_only_those_asked_for(tmp_path):
         compare_case(
             CasePair("c", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"), wanted=["stomach"]
         )
+
+
+def test_a_table_names_values_on_either_side_that_do_not_say_themselves(run, tmp_path):
+    _, values = arrays()
+    bare = save_nifti(tmp_path / "bare.nii.gz", values, geometry())
+    named = write(tmp_path / "named.nii.gz", values)
+    rows = [f"{value},{organ.key}\n" for value, organ in TABLE.items()]
+    (tmp_path / "table.csv").write_text("value,organ\n" + "".join(rows))
+    outputs = [
+        run("compare", *pair, "--labels", tmp_path / "table.csv", "--format", "csv")
+        for pair in ((bare, named), (named, bare))
+    ]
+    assert [code for code, *_ in outputs] == [0, 0]
+    assert all("liver" in out and ",1.0," in out for _, out, _ in outputs)

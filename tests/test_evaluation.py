@@ -127,6 +127,63 @@ def test_other_grids_are_refused(run, tmp_path):
     assert "do not lie on the same voxels" in err
 
 
+def test_values_of_one_organ_count_together(run, tmp_path):
+    parts = LIVER.copy()
+    parts[:, :, 15:] *= 2
+    ours = write(tmp_path / "ours.nii.gz", LIVER, {1: "liver"})
+    theirs = write(tmp_path / "theirs.nii.gz", parts, {1: "liver", 2: "Liver"})
+    for pair in ((ours, theirs), (theirs, ours)):
+        _, out, _ = run("evaluate", *pair, "--format", "json")
+        rows = json.loads(out)["cases"]
+        assert [(row["organ"], row["dice"]) for row in rows] == [("liver", 1.0)]
+
+
+def test_patients_whose_folders_are_called_alike_are_all_scored(run, tmp_path):
+    for tree in ("ours", "theirs"):
+        for patient, values in (("p1", LIVER), ("p2", SHIFTED)):
+            write(tmp_path / tree / patient / "ct1" / "labels.nii.gz", values, {1: "liver"})
+    _, out, _ = run("evaluate", tmp_path / "ours", tmp_path / "theirs", "--format", "json")
+    assert [row["case"] for row in json.loads(out)["cases"]] == ["p1/ct1", "p2/ct1"]
+
+
+def test_a_batch_of_one_case_finds_its_reference_among_many(run, tmp_path):
+    write(tmp_path / "ours" / "p1" / "labels.nii.gz", SHIFTED, {1: "liver"})
+    for name, values in (("p1", SHIFTED), ("p2", LIVER)):
+        write(tmp_path / "theirs" / name / "labels.nii.gz", values, {1: "liver"})
+        write(tmp_path / "theirs" / name / "teacher.nii.gz", 0 * LIVER, {1: "liver"})
+    _, out, err = run("evaluate", tmp_path / "ours", tmp_path / "theirs", "--format", "json")
+    assert [(row["case"], row["dice"]) for row in json.loads(out)["cases"]] == [("p1", 1.0)]
+    assert "so not scored: p2" in err
+
+
+def test_one_case_in_two_files_is_refused(run, tmp_path):
+    for name in ("p1.nii", "p1.nii.gz", "p2.nii"):
+        write(tmp_path / "ours" / name, LIVER, {1: "liver"})
+    code, _, err = run("evaluate", tmp_path / "ours", tmp_path / "ours")
+    assert code == 6
+    assert "p1.nii is there as .nii and as .nii.gz" in err
+
+
+def test_a_table_names_predictions_that_do_not_say_themselves(run, tmp_path):
+    bare = save_nifti(tmp_path / "bare.nii.gz", LIVER, GRID)
+    (tmp_path / "table.csv").write_text("value,organ\n1,liver\n")
+    code, out, _ = run("evaluate", bare, bare, "--labels", tmp_path / "table.csv")
+    assert (code, out.splitlines()[1].split()[0]) == (0, "liver")
+    # But what says so itself is believed.
+    named = write(tmp_path / "named.nii.gz", LIVER, {1: "spleen"})
+    code, out, err = run("evaluate", named, bare, "--labels", tmp_path / "table.csv")
+    assert (code, out) == (6, "")
+    assert "nothing to score" in err
+    assert "left out: spleen" in err
+
+
+def test_the_suffix_says_what_is_written(run, tmp_path):
+    ours = write(tmp_path / "a.nii.gz", LIVER, {1: "liver"})
+    assert run("evaluate", ours, ours, "-o", tmp_path / "scores.csv")[0] == 0
+    assert (tmp_path / "scores.csv").read_text().startswith("case,organ,dice,")
+    assert run("evaluate", ours, ours, "-o", tmp_path / "scores.html")[0] == 2
+
+
 @pytest.mark.parametrize(("there", "code"), [("missing", 6), ("empty", 6), ("one file", 2)])
 def test_bad_places(run, tmp_path, there, code):
     ours = write(tmp_path / "ours" / "a.nii.gz", LIVER, {1: "liver"})

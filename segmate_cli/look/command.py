@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from segmate_cli import console, files
 from segmate_cli.errors import ExitCode, InputError, UsageError
@@ -12,8 +11,7 @@ from segmate_cli.gate_options import rules_of
 from segmate_cli.gating import tell
 from segmate_cli.look.content import Content, Source, gather, look_at
 from segmate_cli.look.tiles import check_libraries
-from segmate_cli.outputs import deliver, format_of
-from segmate_cli.report import FORMATS
+from segmate_cli.outputs import deliver, style_of
 
 
 def write(args: Namespace, paths: list[Path], output: Path | None) -> ExitCode:
@@ -80,13 +78,6 @@ def _identity(content: Content) -> list[tuple[str, str]]:
     return identity_of(reference_for(content.geometry, content.scan.source, SegOptions()))
 
 
-def _style(style: str, more: tuple[str, ...]) -> Any:
-    """The style asked for, if it is a table's or among some more."""
-    if style not in (*FORMATS, *more):
-        raise UsageError(f"no {style} is made of this; there is {', '.join((*FORMATS, *more))}.")
-    return style
-
-
 def compare(args: Namespace) -> ExitCode:
     """``segmate compare``."""
     from segmate_cli import comparison, evaluation
@@ -95,7 +86,7 @@ def compare(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite)
-    style = _style(format_of(output, args.format, pages=False), ())
+    style = style_of(output, args.format)
     pairs, alone = evaluation.find_pairs(Path(args.a), Path(args.b))
     if alone:
         text = f"in one of them alone, so not compared: {', '.join(alone)}"
@@ -118,7 +109,7 @@ def cohort(args: Namespace) -> ExitCode:
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite)
-    style = _style(format_of(output, args.format), ("html",))
+    style = style_of(output, args.format, "html")
     if style == "html" and output is None:
         raise UsageError("a page is a file; give -o cohort.html.")
     given = [Path(name) for name in (args.out, args.reference) if name]
