@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmate_cli import files, nifti, nifti_labels
+from segmate_cli import files, nifti, nifti_labels, scans
 from segmate_cli.errors import AmbiguousSeriesError, SegmateError, UnreadableError
 from segmate_cli.geometry import Geometry
 from segmate_cli.hounsfield import check_hu
@@ -58,7 +58,7 @@ def inspect_path(path: Place) -> Inspection:
 
 
 def _inspect_nifti(path: Path) -> dict[str, Any]:
-    file = nifti.open_nifti(path)
+    file = scans.open_header(path)
     found: dict[str, Any] = {
         "path": str(path),
         "kind": "nifti",

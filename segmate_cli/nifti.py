@@ -251,11 +251,12 @@ def _geometry(
         raise GeometryError(f"{path}: voxel sizes {sizes} mm must be finite and over 0.")
     warnings = []
     affine = header.get_best_affine()
-    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+    if not NiftiSource(path, header).is_oriented:
         if not assume_ras:
             raise GeometryError(
                 f"{path}: the header has no orientation (sform and qform code 0), so left and "
-                "right cannot be known; export it again or, if you are sure, --assume-ras."
+                "right cannot be known; export it again, or segment it with --assume-ras if you "
+                "are sure of it."
             )
         affine = np.diag([*sizes, 1.0])
         warnings.append("The file has no orientation; taken to be RAS as asked.")

@@ -28,6 +28,7 @@ from segmate_cli.volume import LabelMap, Labels, LabelValues, NiftiSource
 _LABEL_TABLE_CODES = (0, 30)
 # Planes of labels that are made while others are deflated.
 _PLANES_AHEAD = 4
+_STEP = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +90,24 @@ def label_planes(file: NiftiFile) -> Iterator[LabelValues]:
         UnreadableError: The file is cut, or holds numbers that are no labels.
     """
     for k, raw in enumerate(slices(file)):
+        if (file.slope, file.intercept) != (1.0, 0.0):
+            raw = _rounded(raw)
         if not np.isfinite(raw).all() or raw.min() < 0 or raw.max() > 65535 or (raw % 1).any():
             raise UnreadableError(
                 f"{file.path}: slice {k} holds numbers that are no labels (whole, 0 to 65535); "
                 "is it a scan? Give a label map."
             )
         yield raw.astype(np.uint8 if raw.max() <= 255 else np.uint16)
+
+
+def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Values as whole numbers where they miss these by no more than stored steps explain.
+
+    nibabel stores an array of floats under a header of int16 in steps of a 65535th of its range.
+    """
+    whole = np.rint(values)
+    near: npt.NDArray[Any] = np.where(np.abs(values - whole) < _STEP, whole, values)
+    return near
 
 
 def label_names(file: NiftiFile) -> dict[int, Organ]:

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmate_cli import files, nifti, nifti_labels, sidecar
-from segmate_cli.errors import InputError, UnreadableError, UsageError
+from segmate_cli.errors import GeometryError, InputError, UnreadableError, UsageError
 from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import Organ, foreign_organ
@@ -108,7 +109,7 @@ def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile,
     """A label map's header and what its values mean."""
     if not nifti.is_nifti_name(path):
         raise UsageError(f"{path}: label maps are .nii or .nii.gz files, or DICOM SEG (.dcm).")
-    file = nifti.open_nifti(path)
+    file = open_header(path)
     names = read_label_table(Path(table)) if table else nifti_labels.label_names(file)
     names = names or sidecar.label_names(path)
     if not names:
@@ -119,6 +120,20 @@ def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile,
     return file, names
 
 
+def open_header(path: Path) -> nifti.NiftiFile:
+    """A NIfTI header; a label map without orientation has the one that its sidecar tells of.
+
+    Raises:
+        InputError: A file that cannot be read.
+    """
+    try:
+        return nifti.open_nifti(path)
+    except GeometryError:
+        if not sidecar.was_taken_for_ras(path):
+            raise
+        return nifti.open_nifti(path, assume_ras=True)
+
+
 def table_if_unnamed(path: Path, table: str | Path | None) -> str | Path | None:
     """The table, where a label map does not say itself what its values mean; else None.
 
@@ -127,7 +142,7 @@ def table_if_unnamed(path: Path, table: str | Path | None) -> str | Path | None:
     """
     if table is None or not nifti.is_nifti_name(path) or not files.exists(path):
         return None
-    says = nifti_labels.label_names(nifti.open_nifti(path)) or sidecar.label_names(path)
+    says = nifti_labels.label_names(open_header(path)) or sidecar.label_names(path)
     return None if says else table
 
 
@@ -188,7 +203,9 @@ def _slices_and_ct(
     if isinstance(ct, Scan):
         scan: Scan | None = ct
     else:
-        scan = find_scan(Path(ct), series=series, prefer=named) if ct else None
+        assume_ras = isinstance(labels.source, NiftiSource) and not labels.source.is_oriented
+        find = partial(find_scan, series=series, prefer=named, assume_ras=assume_ras)
+        scan = find(Path(ct)) if ct else None
     return (origin.slices if origin else None, scan.geometry if scan else None), scan
 
 

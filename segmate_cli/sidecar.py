@@ -22,7 +22,7 @@ from segmate_cli.geometry import Geometry
 from segmate_cli.label_table import read_label_table
 from segmate_cli.organs import CODE_SCHEME, LATERALITY_CODES, Organ
 from segmate_cli.upright import EvenGrid, EvenLabels
-from segmate_cli.volume import DicomSource, LabelMap, Source
+from segmate_cli.volume import DicomSource, LabelMap, NiftiSource, Source
 
 if TYPE_CHECKING:
     from segmate_cli.doubt.verdict import Earlier
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SCHEMA = "segmate-labels"
 SCHEMA_VERSION = 1
 _PLACES = "slice_places_lps_mm"
+_ASSUMED = "assumed_orientation"
 _PACKAGES = (
     *("numpy", "nibabel", "pydicom", "highdicom"),
     *("onnxruntime", "onnxruntime-gpu", "torch"),
@@ -164,6 +165,12 @@ def _slices_in(given: dict[str, Any]) -> Geometry | None:
     return Geometry(np.array(given["affine_kji_to_lps_mm"]), (k, j, i), np.array(given[_PLACES]))
 
 
+def was_taken_for_ras(labels_path: Path) -> bool:
+    """Whether a label map lies on a scan without orientation that was taken for RAS, as asked."""
+    told = (content_of(labels_path) or {}).get("input")
+    return isinstance(told, dict) and told.get(_ASSUMED) == "RAS"
+
+
 def earlier_of(labels_path: Path) -> Earlier | None:
     """What the gates said of the scan; None without a sidecar, or where the file has changed."""
     from segmate_cli.doubt.record import earlier_in
@@ -217,6 +224,8 @@ def _describe(
         "affine_kji_to_lps_mm": geometry.affine.tolist(),
         "pixels_sha256": digest,
     }
+    if isinstance(source, NiftiSource) and not source.is_oriented:
+        described[_ASSUMED] = "RAS"
     if geometry.places_mm is not None:
         described[_PLACES] = geometry.places_mm.round(6).tolist()
         described["slice_extents_mm"] = geometry.slice_extents_mm.round(6).tolist()

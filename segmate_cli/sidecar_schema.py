@@ -81,6 +81,9 @@ class SidecarInput(_Part):
         _Sha256 | None,
         Field(description="of the voxels as HU: little-endian int16, slice by slice"),
     ]
+    assumed_orientation: Annotated[
+        Literal["RAS"] | None, Field(description="of a file that has none, with --assume-ras")
+    ] = None
     slice_places_lps_mm: Annotated[
         list[_Three] | None, Field(description="of uneven slices: their first voxels")
     ] = None

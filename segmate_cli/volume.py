@@ -37,6 +37,11 @@ class NiftiSource:
     header: Any
     ndim: int = 3
 
+    @property
+    def is_oriented(self) -> bool:
+        """Whether the header says which way its axes go."""
+        return bool(int(self.header["sform_code"]) or int(self.header["qform_code"]))
+
 
 @dataclass(frozen=True, slots=True)
 class Scanner:

@@ -124,6 +124,29 @@ def test_report_with_the_ct(predict, run, scan, tmp_path):
     assert row["sd_hu"] == pytest.approx(ct[mask == 1].std(), abs=0.01)
 
 
+def test_a_scan_taken_for_ras_is_reported_without_being_asked_again(
+    predict, run, scan, tiny_bundle, tmp_path
+):
+    image = nibabel.load(scan)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    bare = nibabel.Nifti1Image(image.dataobj, None, image.header)
+    bare.set_sform(None, 0)
+    bare.set_qform(None, 0)
+    nibabel.save(bare, tmp_path / "bare.nii.gz")
+    labels = tmp_path / "bare_labels.nii.gz"
+    options = ("--model", tiny_bundle, "--assume-ras", "--no-gate-exit")
+    assert run("predict", tmp_path / "bare.nii.gz", "-o", labels, *options)[0] == 0
+    assert nibabel.load(labels).header["sform_code"] == 0  # as the scan's, so that they overlay
+    ct = ("--ct", tmp_path / "bare.nii.gz")
+    for more in ((), ct, (*ct, "-o", tmp_path / "page.html")):
+        code, _, err = run("report", labels, "--no-gate-exit", *more)
+        assert (code, "no orientation" in err) == (0, False)
+    assert run("compare", labels, labels)[0] == run("inspect", labels)[0] == 0
+    (tmp_path / "bare_labels.json").unlink()
+    code, _, err = run("report", labels)
+    assert (code, "no orientation" in err) == (6, True)
+
+
 def test_report_of_two_label_maps(predict, run, tmp_path):
     predict()
     predict(out=tmp_path / "more.nii.gz")

@@ -151,3 +151,22 @@ def test_a_bomb_of_entities_in_the_label_table_is_refused(tmp_path):
     nibabel.save(image, tmp_path / "labels.nii.gz")
     with pytest.raises(UnreadableError, match="entities"):
         nifti_labels.label_names(nifti.open_nifti(tmp_path / "labels.nii.gz"))
+
+
+@pytest.mark.parametrize(("stored", "highest"), [(np.int16, 117), (np.uint8, 3)])
+def test_floats_under_a_header_of_whole_numbers_are_labels(tmp_path, stored, highest):
+    labels = np.arange(120.0).reshape(GEOMETRY.shape) % (highest + 1)
+    image = nibabel.Nifti1Image(labels.T, ras_affine(GEOMETRY))
+    image.set_data_dtype(stored)  # nibabel scales, so that numbers are a little off
+    nibabel.save(image, tmp_path / "labels.nii.gz")
+    file = nifti.open_nifti(tmp_path / "labels.nii.gz")
+    assert file.slope != 1.0
+    assert np.array_equal(nifti_labels.read_labels(file).values, labels)
+
+
+def test_floats_in_steps_too_coarse_for_labels_are_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(120.0).reshape(6, 5, 4) * 5, ras_affine(GEOMETRY))
+    image.set_data_dtype(np.uint8)
+    nibabel.save(image, tmp_path / "labels.nii.gz")
+    with pytest.raises(UnreadableError, match="no labels"):
+        nifti_labels.read_labels(nifti.open_nifti(tmp_path / "labels.nii.gz"))

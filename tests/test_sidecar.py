@@ -40,7 +40,7 @@ def written(folder: Path, name: str = "labels.nii.gz", **changes: object) -> dic
         "values": np.zeros((2, 3, 4), np.uint8),
         "geometry": Geometry(np.diag([2.0, 1.0, 0.5, 1.0]), (2, 3, 4)),
         "organs": ORGANS,
-        "source": NiftiSource(Path("scan.nii.gz"), None),
+        "source": NiftiSource(Path("scan.nii.gz"), {"sform_code": 1, "qform_code": 0}),
         "run": RUN,
         **changes,
     }
