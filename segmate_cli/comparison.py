@@ -217,6 +217,9 @@ class _Counts:
         self.labels = (first, second)
         self.tallies = [(Tally(each.geometry, _highest(each)), each) for each in self.labels]
         self.pairs: dict[tuple[int, int], int] = {}
+        # What the voxels of a pair hold: on uneven slices more or less, by the slice.
+        self.pairs_ml: dict[tuple[int, int], float] = {}
+        self._voxel_ml = first.geometry.slice_voxel_ml
         keys = sorted({organ.key for each in self.labels for organ in each.organs.values()})
         # One number an organ, whatever its value; unnamed values stand for themselves.
         self._meaning = [np.arange(_VALUES) for _ in self.labels]
@@ -233,6 +236,8 @@ class _Counts:
         for value, count in zip(*np.unique(wide, return_counts=True), strict=True):
             both = (int(value) >> 16, int(value) & 0xFFFF)
             self.pairs[both] = self.pairs.get(both, 0) + int(count)
+            volume_ml = float(count * self._voxel_ml[k])
+            self.pairs_ml[both] = self.pairs_ml.get(both, 0.0) + volume_ml
         differ = self._meaning[0][planes[0]] != self._meaning[1][planes[1]]
         for n, plane in enumerate(planes):
             self.tallies[n][0].add(plane, None)
@@ -281,12 +286,13 @@ def _together(
         {value for value, each in labels.organs.items() if each.key == organ.key}
         for labels in counts.labels
     ]
-    in_a = sum(n for (a, _), n in counts.pairs.items() if a in values[0])
-    in_b = sum(n for (_, b), n in counts.pairs.items() if b in values[1])
-    both = sum(n for (a, b), n in counts.pairs.items() if a in values[0] and b in values[1])
-    lost = {b: n for (a, b), n in counts.pairs.items() if a in values[0] and b not in values[1]}
-    gained = {a: n for (a, b), n in counts.pairs.items() if b in values[1] and a not in values[0]}
-    voxel_ml = counts.geometry.voxel_ml
+    pairs_ml = counts.pairs_ml.items()
+    both_ml = sum(ml for (a, b), ml in pairs_ml if a in values[0] and b in values[1])
+    only_a_ml = sum(ml for (a, b), ml in pairs_ml if a in values[0] and b not in values[1])
+    only_b_ml = sum(ml for (a, b), ml in pairs_ml if b in values[1] and a not in values[0])
+    sum_ml = 2 * both_ml + only_a_ml + only_b_ml
+    lost = [(b, n) for (a, b), n in counts.pairs.items() if a in values[0] and b not in values[1]]
+    gained = [(a, n) for (a, b), n in counts.pairs.items() if b in values[1] and a not in values[0]]
     lines = [_summed(part, own) for part, own in zip(counts.all, values, strict=True)]
     changed = [_summed(part, own) for part, own in zip(counts.changed, values, strict=True)]
     return OrganChange(
@@ -297,11 +303,11 @@ def _together(
         status_a=plain.status_a,
         status_b=plain.status_b,
         is_lower_bound=plain.is_lower_bound,
-        dice=2 * both / (in_a + in_b) if in_a + in_b else None,
-        only_a_ml=(in_a - both) * voxel_ml,
-        only_b_ml=(in_b - both) * voxel_ml,
-        moved_mm=_moved_mm(lines, counts.geometry) if in_a and in_b else None,
-        where=_where(lines, changed, counts.geometry) if both < max(in_a, in_b) else (),
+        dice=2 * both_ml / sum_ml if sum_ml else None,
+        only_a_ml=only_a_ml,
+        only_b_ml=only_b_ml,
+        moved_mm=_moved_mm(lines, counts.geometry) if both_ml or (lost and gained) else None,
+        where=_where(lines, changed, counts.geometry) if lost or gained else (),
         became=_shares(lost, counts.labels[1].organs),
         came_from=_shares(gained, counts.labels[0].organs),
     )
@@ -341,10 +347,13 @@ def _where(
     return tuple(found)
 
 
-def _shares(counts: dict[int, int], organs: dict[int, Organ]) -> tuple[tuple[str, float], ...]:
-    total = sum(counts.values())
+def _shares(
+    counts: Sequence[tuple[int, int]], organs: dict[int, Organ]
+) -> tuple[tuple[str, float], ...]:
+    """Shares of label values with their voxels, by what they mean."""
+    total = sum(count for _, count in counts)
     named: dict[str, int] = {}
-    for value, count in counts.items():
+    for value, count in counts:
         name = organs[value].key if value in organs else f"label_{value}" if value else BACKGROUND
         named[name] = named.get(name, 0) + count
     shares = [(name, count / total) for name, count in named.items() if count / total > 0.05]

@@ -295,8 +295,8 @@ def _score(
         dice=float(2.0 * np.count_nonzero(found & truth) / (n_found + n_truth)),
         surface_dice=share,
         hd95_mm=far_mm,
-        volume_ml=float(n_found * grid.geometry.voxel_ml),
-        reference_ml=float(n_truth * grid.geometry.voxel_ml),
+        volume_ml=float(found.sum(axis=(1, 2)) @ grid.geometry.slice_voxel_ml),
+        reference_ml=float(truth.sum(axis=(1, 2)) @ grid.geometry.slice_voxel_ml),
         swapped=swapped,
     )
 

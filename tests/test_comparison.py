@@ -15,6 +15,7 @@ from segmate_cli.geometry import Geometry
 from segmate_cli.volume import Labels
 
 VOXEL_ML = 0.012
+GRID = Geometry(np.diag([3.0, 2.0, 2.0, 1.0]), (6, 10, 10))
 TABLE = {n: organs.organ(name) for n, name in enumerate(NAMES, 1)}
 
 
@@ -150,3 +151,17 @@ def test_a_table_names_values_on_either_side_that_do_not_say_themselves(run, tmp
     ]
     assert [code for code, *_ in outputs] == [0, 0]
     assert all("liver" in out and ",1.0," in out for _, out, _ in outputs)
+
+
+def test_what_became_of_an_organ_of_two_values_is_counted_whole(tmp_path):
+    values = np.zeros((6, 10, 10), np.uint8)
+    values[2:4, 2:8, 2:4], values[2:4, 2:8, 4:8] = 1, 2
+    liver, spleen = organs.organ("liver"), organs.organ("spleen")
+    first = write(tmp_path / "a.nii.gz", values, {1: liver, 2: liver}, GRID)
+    other = np.where(values == 1, 3, 0).astype(np.uint8)
+    other[2, 2, 4] = 3
+    second = write(tmp_path / "b.nii.gz", other, {3: spleen}, GRID)
+    row, _ = compare_case(CasePair("case", first, second)).organs
+    assert row.organ == "liver"
+    # 24 voxels of value 1 and one of 2 are spleen, 47 nothing.
+    assert row.became == (("background", 47 / 72), ("spleen", 25 / 72))

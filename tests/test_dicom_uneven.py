@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import geometry_cases as cases
@@ -15,10 +16,12 @@ from dicom_maker import Recipe, make_series, position_of
 from seg_maker import complaints
 from test_dicom_seg_read import by_highdicom
 
-from segmate_cli import scans
+from segmate_cli import files, scans
 from segmate_cli.bundle import open_bundle
+from segmate_cli.comparison import compare_case
 from segmate_cli.dicom import choose_series, find_series, read_series
 from segmate_cli.engines import load_model
+from segmate_cli.evaluation import CasePair
 from segmate_cli.geometry import geometry_from_ras
 from segmate_cli.measurement import measure
 from segmate_cli.pipeline import predict
@@ -142,6 +145,25 @@ def test_the_nifti_lies_upright_and_shows_the_nearest_slice(done):
     assert set(told["output"]["slice_of_plane"]) == set(range(len(kept)))
     word = "tilted" if recipe.tilt_deg else "missing" if recipe.leave_out else "uneven"
     assert any(word in warning for warning in told["warnings"])
+
+
+def test_what_changed_is_measured_by_the_slices_true_extents(done, tmp_path):
+    place, _, _ = done
+    cut = nibabel.load(place / "labels.nii.gz")
+    values = np.asarray(cut.dataobj).copy()
+    values[:, :, values.shape[2] // 2 :] = 0
+    shutil.copy(place / "labels.json", tmp_path / "labels.json")
+    nibabel.save(nibabel.Nifti1Image(values, cut.affine, cut.header), tmp_path / "labels.nii.gz")
+    told = json.loads((tmp_path / "labels.json").read_text())
+    told["output"]["file_sha256"] = files.sha256_of_file(tmp_path / "labels.nii.gz")
+    (tmp_path / "labels.json").write_text(json.dumps(told))
+    pair = CasePair("case", place / "labels.nii.gz", tmp_path / "labels.nii.gz")
+    (organ,) = compare_case(pair).organs
+    assert organ.only_b_ml == 0.0
+    assert organ.only_a_ml == pytest.approx(-organ.change_ml)
+    assert organ.dice == pytest.approx(
+        2 * organ.volume_b_ml / (organ.volume_a_ml + organ.volume_b_ml)
+    )
 
 
 def test_reports_of_all_outputs_take_the_slices_true_extents(done, run):
