@@ -40,7 +40,8 @@ class Reported:
     """One label map.
 
     Attributes:
-        identity: What makes it this one, such as its sha256: the same gives the same identifiers.
+        identity: What makes it this one, such as sha256 of it and of its scan: the same gives the
+            same identifiers.
         rows: Of its organs, as ``report.rows`` has them.
         verdict: Of the gates; None where nothing was judged.
         sidecar: What stands beside it; None without.
@@ -57,9 +58,11 @@ def render_fhir(reported: Sequence[Reported]) -> str:
 
     Of each label map it holds the Device that measured, an Observation of the whole with the
     verdict, and one an organ: its volume in mL, HU and interval as components. A lower bound has
-    the comparator ``>=``, an organ without a volume the reason why there is none.
+    the comparator ``>=``, an organ without a volume the reason why there is none. What is given
+    twice is there once, since no two entries may have one address.
     """
-    entries = [entry for each in reported for entry in _entries(each)]
+    once = {each.identity: each for each in reported}
+    entries = [entry for each in once.values() for entry in _entries(each)]
     bundle = {"resourceType": "Bundle", "type": "collection", "entry": entries}
     return json.dumps(bundle, indent=2) + "\n"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmate_cli import console, examining, files, sidecar
+from segmate_cli import console, examining, files, scans, sidecar
 from segmate_cli import report as reports
 from segmate_cli.doubt.rules import RULES
 from segmate_cli.doubt.words import Verdict
@@ -27,6 +27,8 @@ def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -
     reported = []
     verdicts: dict[str, Verdict] = {}
     for path in paths:
+        for warning in scans.warnings_of(path):
+            console.say(f"{path}: warning: {warning}")
         measured = examining.examine_path(
             path,
             table=args.table,
@@ -51,7 +53,10 @@ def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -
 
 
 def _reported(path: Path, rows: list[dict[str, Any]], verdict: Verdict | None) -> Reported:
-    return Reported(files.sha256_of_file(path), rows, verdict, sidecar.content_of(path))
+    told = sidecar.content_of(path)
+    # Empty label maps of two patients may be the same to the byte.
+    scanned = ((told or {}).get("input") or {}).get("pixels_sha256") or ""
+    return Reported(f"{files.sha256_of_file(path)} {scanned}".strip(), rows, verdict, told)
 
 
 def tell(args: Namespace, verdicts: Mapping[str, Verdict]) -> ExitCode:

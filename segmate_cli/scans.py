@@ -134,6 +134,12 @@ def open_header(path: Path) -> nifti.NiftiFile:
         return nifti.open_nifti(path, assume_ras=True)
 
 
+def warnings_of(path: Path) -> tuple[str, ...]:
+    """What is odd about a label map's header, one sentence each; errors as ``open_header``."""
+    is_nifti = nifti.is_nifti_name(path) and files.exists(path)
+    return open_header(path).warnings if is_nifti else ()
+
+
 def table_if_unnamed(path: Path, table: str | Path | None) -> str | Path | None:
     """The table, where a label map does not say itself what its values mean; else None.
 

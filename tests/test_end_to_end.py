@@ -147,6 +147,19 @@ def test_a_scan_taken_for_ras_is_reported_without_being_asked_again(
     assert (code, "no orientation" in err) == (6, True)
 
 
+def test_report_tells_what_is_odd_about_the_label_maps_header(predict, run, tmp_path):
+    predict()
+    image = nibabel.load(tmp_path / "labels.nii.gz")
+    moved = image.affine.copy()
+    moved[0] *= -1
+    image.set_sform(image.affine, code=1)
+    image.set_qform(moved, code=1)
+    nibabel.save(image, tmp_path / "odd.nii.gz")
+    code, _, err = run("report", tmp_path / "odd.nii.gz", "--no-gate-exit")
+    assert code == 0
+    assert "odd.nii.gz: warning: sform and qform disagree" in err
+
+
 def test_report_of_two_label_maps(predict, run, tmp_path):
     predict()
     predict(out=tmp_path / "more.nii.gz")

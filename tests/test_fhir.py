@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from conftest import save_nifti
 from fhir.resources.R4B.bundle import Bundle
 from look_maker import write_case
+from test_geometry import make
 
 from segmate_cli import organs, report
 from segmate_cli.fhir import Reported, body_site, render_fhir
@@ -125,6 +128,29 @@ def test_the_same_label_map_has_the_same_identifiers(bundle, tmp_path, run):
     assert json.loads(run("report", labels, "--ct", scan, "--format", "fhir")[1]) == bundle
     two = bundle_of(Reported("a", rows(), None, None), Reported("b", rows(), None, None))
     assert len(two["entry"]) == 6
+
+
+def test_a_label_map_given_twice_is_there_once(bundle, tmp_path, run):
+    labels = tmp_path / "labels.nii.gz"
+    code, out, _ = run("report", labels, labels, "--format", "fhir", "--no-gate-exit")
+    assert code == 0
+    assert_is_fhir(json.loads(out))
+    assert len(json.loads(out)["entry"]) == len(bundle["entry"])
+
+
+def test_equal_label_maps_of_two_scans_are_two(tmp_path, run, tiny_bundle):
+    for name, hu in (("a", -1000), ("b", -990)):
+        values = np.full((6, 20, 20), hu, np.int16)
+        values[:, :2] = 0 if hu == -1000 else 10
+        save_nifti(tmp_path / f"{name}.nii.gz", values, make("SPL", shape=values.shape))
+        options = ("--model", tiny_bundle, "--no-hu-check", "--organs", "liver", "--no-gate-exit")
+        scan, out = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_labels.nii.gz"
+        assert run("predict", scan, "-o", out, *options)[0] == 0
+    paths = [tmp_path / f"{name}_labels.nii.gz" for name in "ab"]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    _, out, _ = run("report", *paths, "--format", "fhir", "--no-gate-exit")
+    assert_is_fhir(json.loads(out))
+    assert len(json.loads(out)["entry"]) == 6
 
 
 def test_a_predicted_scan_names_its_study_and_no_patient(tmp_path, run, tiny_bundle):
