@@ -140,11 +140,11 @@ def test_a_scan_taken_for_ras_is_reported_without_being_asked_again(
     ct = ("--ct", tmp_path / "bare.nii.gz")
     for more in ((), ct, (*ct, "-o", tmp_path / "page.html")):
         code, _, err = run("report", labels, "--no-gate-exit", *more)
-        assert (code, "no orientation" in err) == (0, False)
+        assert (code, "cannot be known" in err) == (0, False)
     assert run("compare", labels, labels)[0] == run("inspect", labels)[0] == 0
     (tmp_path / "bare_labels.json").unlink()
     code, _, err = run("report", labels)
-    assert (code, "no orientation" in err) == (6, True)
+    assert (code, "cannot be known" in err) == (6, True)
 
 
 def test_report_tells_what_is_odd_about_the_label_maps_header(predict, run, tmp_path):
