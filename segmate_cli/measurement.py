@@ -9,7 +9,7 @@ from itertools import repeat
 import numpy as np
 
 from segmate_cli import organs as organ_table
-from segmate_cli.doubt.record import about
+from segmate_cli.doubt.record import about, earlier_in
 from segmate_cli.doubt.rules import RULES, Rule
 from segmate_cli.doubt.scan_evidence import ScanWatcher
 from segmate_cli.doubt.survey import Surveyor, joined
@@ -75,8 +75,13 @@ def measure(
     organs: Sequence[str] | None = None,
     rules: Sequence[Rule] = RULES,
 ) -> tuple[OrganStats, ...]:
-    """Measure the organs of a label map; arguments and errors as ``examine``."""
-    return examine(labels, ct, organs, rules).stats
+    """Measure the organs of a label map; arguments and errors as ``examine``.
+
+    Of labels that ``predict`` gave, what the network told of its own masks counts, too; of a file
+    ``load_labels`` knows none of that, and ``examining.measure_path`` does.
+    """
+    told = (labels.run or {}).get("doubt")
+    return examine(labels, ct, organs, rules, earlier_in(told) if told else None).stats
 
 
 def examine(

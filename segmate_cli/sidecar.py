@@ -153,9 +153,17 @@ def content_of(labels_path: Path) -> dict[str, Any] | None:
             return None
         if content["output"]["file_sha256"] != files.sha256_of_file(labels_path):
             return None
-        return content
+        return content if _has_its_parts(content) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+
+
+def _has_its_parts(content: dict[str, Any]) -> bool:
+    """Whether what should be an object is one, so that those who read on need not ask."""
+    parts = [content.get(name, {}) for name in ("input", "model", "options", "doubt")]
+    if not all(isinstance(part, dict) for part in parts):
+        return False
+    return isinstance(parts[0].get("dicom", {}), dict)
 
 
 def _slices_in(given: dict[str, Any]) -> Geometry | None:
@@ -167,8 +175,8 @@ def _slices_in(given: dict[str, Any]) -> Geometry | None:
 
 def was_taken_for_ras(labels_path: Path) -> bool:
     """Whether a label map lies on a scan without orientation that was taken for RAS, as asked."""
-    told = (content_of(labels_path) or {}).get("input")
-    return isinstance(told, dict) and told.get(_ASSUMED) == "RAS"
+    told = content_of(labels_path) or {}
+    return bool(told.get("input", {}).get(_ASSUMED) == "RAS")
 
 
 def earlier_of(labels_path: Path) -> Earlier | None:
@@ -193,13 +201,20 @@ def _series_in(given: dict[str, Any]) -> DicomSource | None:
         return None
     return DicomSource(
         path=Path(given["path"]),
-        study_uid=told["study_uid"],
-        series_uid=told["series_uid"],
-        frame_of_reference_uid=told["frame_of_reference_uid"],
-        sop_class_uid=told["sop_class_uid"],
-        sop_instance_uids=tuple(told["sop_instance_uids"]),
+        study_uid=_uid(told["study_uid"]) or None,
+        series_uid=_uid(told["series_uid"]),
+        frame_of_reference_uid=_uid(told["frame_of_reference_uid"]) or None,
+        sop_class_uid=_uid(told["sop_class_uid"]),
+        sop_instance_uids=tuple(map(_uid, told["sop_instance_uids"])),
         files=(),
     )
+
+
+def _uid(told: Any) -> str:
+    """A UID, "" where there is none; TypeError where somebody wrote something else there."""
+    if told is not None and not isinstance(told, str):
+        raise TypeError(f"{told!r} is no UID")
+    return told or ""
 
 
 def label_row(value: int, organ: Organ) -> dict[str, Any]:

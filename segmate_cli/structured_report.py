@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from segmate_cli.dicom.sr import write_sr
 from segmate_cli.dicom.subject import Subject
 from segmate_cli.errors import GeometryError
 from segmate_cli.label_table import read_label_table
-from segmate_cli.measurement import OrganStats, measure
+from segmate_cli.measurement import OrganStats, examine
 from segmate_cli.nifti import is_nifti_name
 
 
@@ -80,6 +81,8 @@ def _of_seg(path: Path, options: SrOptions) -> _Found:
 def _of_nifti(path: Path, options: SrOptions) -> _Found:
     """The same of a NIfTI label map."""
     labels, ct = scans.load_with_ct(path, options.table, options.ct, options.series)
+    rules, earlier = examining.gates_of(path, None)
+    measured = partial(examine, organs=options.organs, rules=rules, earlier=earlier)
     origin = sidecar.origin_of(path)
     folder = options.reference
     if folder is None and options.ct is not None and not is_nifti_name(options.ct):
@@ -92,12 +95,12 @@ def _of_nifti(path: Path, options: SrOptions) -> _Found:
         )
     subject = subjects.of_series(path, origin, reference, options.uid_root)
     if ct is not None or reference is None or folder is None:
-        return subject, measure(labels, ct, options.organs), ()
+        return subject, measured(labels, ct).stats, ()
     # The series that the label map lies on is its CT.
     uid = reference.slices[0].series_uid
     try:
         seen, ct = scans.load_with_ct(path, options.table, folder, options.series or uid)
-        return subject, measure(seen, ct, options.organs), ()
+        return subject, measured(seen, ct).stats, ()
     except GeometryError:  # on the slices as far as they need to be, but not to the voxel
         why = f"{path.name} lies off the slices of {folder} by more than rounding: no HU."
-        return subject, measure(labels, None, options.organs), (why,)
+        return subject, measured(labels, None).stats, (why,)

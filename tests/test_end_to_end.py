@@ -220,6 +220,8 @@ def test_the_python_api_is_what_the_readme_says(scan, tiny_bundle):
     (stats,) = segmate.measure(labels)
     assert stats.organ.key == "liver"
     assert stats.volume_ml == pytest.approx(stats.voxels * 0.008)
+    # What the network told of itself counts, as in a report of the file.
+    assert stats.certainty.confidence == labels.run["doubt"]["organs"][0]["confidence"] > 0
     assert callable(segmate.predict)  # still the function, now that its module is imported
     assert callable(segmate.measure)
     assert all(getattr(segmate, name) is not None for name in segmate.__all__)

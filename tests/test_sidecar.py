@@ -190,6 +190,41 @@ def test_a_folder_of_that_name_says_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.json", "labels.nii.gz"]
 
 
+@pytest.mark.parametrize(
+    ("where", "odd"),
+    [
+        (("input",), []),
+        (("model",), 5),
+        (("doubt",), "x"),
+        (("seconds",), {"network": "x"}),
+        (("input", "dicom"), 7),
+        (("input", "dicom", "study_uid"), {"a": 1}),
+        (("input", "dicom", "sop_class_uid"), ["a"]),
+        (("model", "weights_sha256"), ["a"]),
+    ],
+)
+def test_a_damaged_sidecar_stops_no_report(run, tmp_path, tiny_bundle, where, odd):
+    from dicom_maker import make_series
+
+    make_series(tmp_path / "dicom")
+    labels, beside = tmp_path / "labels.nii.gz", tmp_path / "labels.json"
+    options = ("--model", tiny_bundle, "--no-gate-exit")
+    assert run("predict", tmp_path / "dicom", "-o", labels, *options)[0] == 0
+    content = json.loads(beside.read_text())
+    part = content
+    for name in where[:-1]:
+        part = part[name]
+    part[where[-1]] = odd
+    beside.write_text(json.dumps(content))
+    for more in (
+        ("--format", "fhir"),
+        ("-o", tmp_path / "page.html"),
+        ("--format", "dicom-sr", "-o", tmp_path / "sr.dcm"),
+    ):
+        code, _, err = run("report", labels, "--no-gate-exit", *more)
+        assert code in (0, 2), err  # an SR of nobody knows what series
+
+
 def test_versions_are_those_installed():
     versions = sidecar.package_versions()
     assert versions["numpy"] == np.__version__

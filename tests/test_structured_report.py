@@ -102,6 +102,24 @@ def test_each_organ_has_its_status(run, tmp_path, saved):
     assert told == [words[each.status.kind] for each in measure(labels)]
 
 
+def test_statuses_are_those_of_the_table(run, tmp_path, tiny_bundle):
+    series_and_labels(tmp_path / "dicom", WHOLE.but(shape=(6, 16, 12)))
+    labels, beside = tmp_path / "l.nii.gz", tmp_path / "l.json"
+    assert run("predict", tmp_path / "dicom", "-o", labels, "--model", tiny_bundle)[0] == 0
+    told = json.loads(beside.read_text())
+    # A network that is unsure, which no look at the voxels can tell.
+    told["doubt"]["gates"] = ["confidence"]  # the tiny model has none
+    told["doubt"]["organs"][0]["confidence"] = 0.5
+    beside.write_text(json.dumps(told))
+    _, out, _ = run("report", labels, "--format", "json", "--no-gate-exit")
+    (row,) = json.loads(out)["rows"]
+    assert row["status"] == "low_confidence"
+    report, _ = as_sr(run, tmp_path, labels)
+    (group,) = items(report, "125007")
+    (comment,) = [each.TextValue for each in items(group, "121106")]
+    assert comment.startswith("status: low_confidence; ")
+
+
 def test_a_label_map_that_was_changed_needs_its_series_and_claims_no_model(run, tmp_path, saved):
     nifti = tmp_path / "labels.nii.gz"
     image = nibabel.load(nifti)

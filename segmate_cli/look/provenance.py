@@ -31,7 +31,7 @@ def manifest_of(content: Content) -> Manifest | None:
     wanted = model.get("weights_sha256") if isinstance(model, dict) else None
     for folder in bundled_folders() if wanted else ():
         manifest = open_bundle(folder).manifest
-        if wanted in {each.sha256 for each in manifest.network.files}:
+        if wanted in [each.sha256 for each in manifest.network.files]:
             return manifest
     return None
 
@@ -104,8 +104,9 @@ def _software(told: dict[str, Any]) -> Facts:
         given = ", ".join(f"{key}={value}" for key, value in options.items() if value is not None)
         facts.append(("Options", given))
     seconds = told.get("seconds")
-    if isinstance(seconds, dict) and "network" in seconds:
-        facts.append(("Time in the network", f"{seconds['network']:.1f} s, all threads together"))
+    in_network = seconds.get("network") if isinstance(seconds, dict) else None
+    if isinstance(in_network, int | float):
+        facts.append(("Time in the network", f"{in_network:.1f} s, all threads together"))
     packages = told.get("packages")
     if isinstance(packages, dict):
         facts.append(("Packages", ", ".join(f"{key} {value}" for key, value in packages.items())))
