@@ -162,8 +162,13 @@ def test_paths_on_stdin(tmp_path, monkeypatch):
         ball_scan(tmp_path / name)
     cases = found("-", stdin=io.StringIO("a/ct.nii.gz\nb/ct.nii.gz\n\n"))
     assert len(cases) == 2
+    # What went away since it was listed fails as a case of its own; what was typed is refused.
+    gone = found("-", stdin=io.StringIO("a/ct.nii.gz\nx/gone.nii.gz\nx/folder/\n"))
+    assert {name: case.path for name, case in gone.items()} == {
+        **{"ct": "a/ct.nii.gz", "gone": "x/gone.nii.gz", "folder": "x/folder/"}
+    }
     with pytest.raises(UnreadableError, match="gone"):
-        found("-", stdin=io.StringIO("gone.nii.gz\n"))
+        found("gone.nii.gz")
 
 
 def test_shards_share_all_cases_out_and_never_change(tmp_path):

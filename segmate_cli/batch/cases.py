@@ -71,7 +71,7 @@ def find_cases(
         is_held: See ``Names``.
 
     Raises:
-        UnreadableError: A place does not exist.
+        UnreadableError: A place does not exist; what a list or manifest names may be gone.
         UsageError: A manifest that does not say what to do.
     """
     names = Names(is_held)
@@ -103,8 +103,13 @@ def _listed(stdin: TextIO | None, leave_out: Path) -> Iterator[_Item]:
         raise UsageError("- means paths on stdin; pipe them in, one a line.")
     for line in stdin:
         path = line.rstrip("\r\n")
-        if path.strip():
+        if not path.strip():
+            continue
+        if os.path.lexists(path):
             yield from _place(path, _typed(path), leave_out)
+        else:  # gone since it was listed: a case that fails, as in a manifest
+            name = os.path.basename(_typed(path)) or path
+            yield _Item(path, name, not nifti.is_nifti_name(Path(path)))
 
 
 def _typed(path: str) -> str:
