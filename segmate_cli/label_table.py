@@ -75,7 +75,7 @@ def _from_json(data: Any) -> list[tuple[Any, Any]]:
     if isinstance(data, dict) and isinstance(data.get("labels"), list | dict):
         data = data["labels"]
     if isinstance(data, list):
-        return [(_pick(row, _VALUE_COLUMNS), _pick(row, _NAME_COLUMNS)) for row in data]
+        return list(map(_pair_in, data))
     if isinstance(data, dict):
         return [(k, v) if _is_number(k) else (v, k) for k, v in data.items()]
     raise ValueError("neither an object nor a list")
@@ -91,11 +91,19 @@ def _from_csv(text: str) -> list[tuple[Any, Any]]:
         return [(row[0], row[1]) for row in rows]
     names = [cell.strip().lower() for cell in rows[0]]
     records = [dict(zip(names, row, strict=False)) for row in rows[1:]]
-    return [(_pick(row, _VALUE_COLUMNS), _pick(row, _NAME_COLUMNS)) for row in records]
+    return list(map(_pair_in, records))
 
 
 def _is_number(text: str) -> bool:
     return text.strip().lstrip("-").isdecimal()
+
+
+def _pair_in(row: dict[str, Any]) -> tuple[Any, Any]:
+    """Value and name; a column ``label`` is the name where nothing else can be."""
+    if "label" in row and not any(column in row for column in _NAME_COLUMNS):
+        values = tuple(column for column in _VALUE_COLUMNS if column != "label")
+        return _pick(row, values), row["label"]
+    return _pick(row, _VALUE_COLUMNS), _pick(row, _NAME_COLUMNS)
 
 
 def _pick(row: dict[str, Any], columns: tuple[str, ...]) -> Any:

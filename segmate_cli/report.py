@@ -128,7 +128,7 @@ def _shown(name: str, row: dict[str, Any]) -> str:
         if value is None:
             return "not in view" if row["status"] == "absent" else "not found"
         return volume_text(value, row["is_lower_bound"])
-    if name in ("mean_hu", "sd_hu"):
+    if name in ("mean_hu", "sd_hu", "volume_low_ml", "volume_high_ml"):
         return "-" if value is None else f"{value:.1f}"
     return cell(value)
 

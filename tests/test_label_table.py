@@ -31,6 +31,8 @@ def found(path: Path) -> dict[int, str]:
         ("t.csv", "organ,value\nliver,1\nfemur_left,7\n"),
         ("t.csv", "Label , Name\r\n1,liver\r\n7,femur_left\r\n"),
         ("t.csv", "id;structure;colour\n1;liver;red\n7;femur_left;blue\n"),
+        ("t.csv", "id,label\n1,liver\n7,femur_left\n"),
+        ("t.csv", "index,label,name\n3,1,liver\n4,7,femur_left\n"),
         ("t.csv", "\ufeffvalue,organ\n1,liver\n7,femur_left\n"),
         ("t.csv", '"value","organ"\n"1"," liver "\n"7","femur_left"\n\n'),
         ("t.csv", "value,organ\n1.0,liver\n7.0,femur_left\n"),

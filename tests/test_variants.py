@@ -95,7 +95,9 @@ def test_the_command_line_gives_intervals(run, tmp_path, mixed_bundle):
     assert json.loads((tmp_path / "labels.json").read_text())["options"]["uncertainty"] is True
     (row,) = json.loads(run("report", labels, "--format", "json")[1])["rows"]
     assert row["volume_low_ml"] < row["volume_ml"] < row["volume_high_ml"]
-    assert "volume_low_ml" in run("report", labels)[1]
+    table = run("report", labels)[1]
+    assert "volume_low_ml" in table
+    assert f"  {row['volume_low_ml']:.1f}  " in table  # as the volume is shown
 
 
 def test_a_model_that_nobody_measured_gives_no_interval_and_says_why(run, tmp_path, tiny_bundle):
