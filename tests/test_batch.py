@@ -14,7 +14,7 @@ from conftest import ball_scan, write_bundle
 from dicom_maker import PATIENT, Recipe, make_series
 
 from segmate_cli import cli, files
-from segmate_cli.batch import work
+from segmate_cli.batch import finish, work
 from segmate_cli.batch.cases import Case
 from segmate_cli.batch.jobs import Job
 from segmate_cli.batch.records import Record
@@ -392,11 +392,24 @@ def test_parquet_has_the_cohort(batch, scans, tmp_path):
     pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
     from pyarrow import parquet
 
-    code, _, _ = batch(scans / "one.nii.gz", "-o", tmp_path / "out", "--parquet")
+    names = ["0012", "1e5", "2024-01-02", "NA", "true"]
+    for name in names:
+        shutil.copy(scans / "one.nii.gz", tmp_path / f"{name}.nii.gz")
+    listed = [tmp_path / f"{name}.nii.gz" for name in names]
+    code, _, _ = batch(*listed, "-o", tmp_path / "out", "--parquet")
     assert code == 0
-    rows = parquet.read_table(tmp_path / "out" / "cohort.parquet").to_pylist()
-    assert [row["case"] for row in rows] == ["one"]
-    assert rows[0]["volume_ml"] > 1
+    table = parquet.read_table(tmp_path / "out" / "cohort.parquet")
+    rows = table.to_pylist()
+    assert [row["case"] for row in rows] == names
+    for row in rows:
+        assert row["volume_ml"] > 1
+        assert (row["touches_edge"], row["confidence"] > 0) == (True, True)
+        assert row["volume_low_ml"] is row["agreement"] is None
+    # The same whatever the values are, so that the tables of two nights go together.
+    csv_path = tmp_path / "empty" / "cohort.csv"
+    csv_path.parent.mkdir()
+    csv_path.write_text(",".join(finish.COHORT_COLUMNS) + "\n")
+    assert parquet.read_schema(finish.write_parquet(csv_path)) == table.schema
 
 
 def test_the_help_names_the_options():

@@ -26,6 +26,13 @@ CASE_COLUMNS = (
     *("labels_sha256", "config_sha256", "taken_from", "finished", "segmate_version"),
 )
 COHORT_COLUMNS = ("case", *report.COLUMNS[1:], "state")
+# What is no text in them.
+_WHOLE = ("voxels",)
+_NUMBERS = (
+    *("volume_ml", "mean_hu", "sd_hu", "volume_pv_ml", "volume_low_ml", "volume_high_ml"),
+    *("confidence", "agreement", "edge_share"),
+)
+_YES_OR_NO = ("touches_edge", "is_lower_bound")
 _LOCK_SECONDS = 5.0
 
 
@@ -136,10 +143,23 @@ def write_parquet(cohort: Path) -> Path:
         EngineMissingError: pyarrow is not installed.
     """
     check_parquet()
+    import pyarrow
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
-    table = arrow_csv.read_csv(cohort)
+    # Not by what the values look like: a case may be called 0012, NA or 1e5.
+    types = {
+        name: pyarrow.int64() if name in _WHOLE else pyarrow.float64() for name in _WHOLE + _NUMBERS
+    }
+    types |= dict.fromkeys(_YES_OR_NO, pyarrow.bool_())
+    convert = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(COHORT_COLUMNS, pyarrow.string()) | types,
+        null_values=[""],
+        strings_can_be_null=True,
+        true_values=["yes"],
+        false_values=["no"],
+    )
+    table = arrow_csv.read_csv(cohort, convert_options=convert)
     target = cohort.with_suffix(".parquet")
     with files.write_atomically(target) as stream:
         parquet.write_table(table, stream)
