@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segmate_cli.comparison import CaseChange, OrganChange
-from segmate_cli.report import ReportFormat, align, rounded, separated, volume_text
+from segmate_cli.report import ReportFormat, align, rounded, rounded_volume, separated, volume_text
 
 SCHEMA = "segmate-comparison"
 SCHEMA_VERSION = 1
@@ -57,8 +57,8 @@ def _row(change: OrganChange) -> dict[str, Any]:
     return {
         "case": change.case,
         "organ": change.organ,
-        "volume_a_ml": rounded(change.volume_a_ml, 3),
-        "volume_b_ml": rounded(change.volume_b_ml, 3),
+        "volume_a_ml": rounded_volume(change.volume_a_ml),
+        "volume_b_ml": rounded_volume(change.volume_b_ml),
         "change_ml": rounded(change.change_ml, 3),
         "change_percent": rounded(change.change_percent, 2),
         "is_lower_bound": change.is_lower_bound,

@@ -41,7 +41,7 @@ def rows(
         {
             "scan": scan,
             "organ": each.organ.key,
-            "volume_ml": _rounded_volume(each.volume_ml),
+            "volume_ml": rounded_volume(each.volume_ml),
             "voxels": each.voxels,
             "mean_hu": rounded(each.mean_hu, 2),
             "sd_hu": rounded(each.sd_hu, 2),
@@ -150,7 +150,7 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def _rounded_volume(volume_ml: float | None) -> float | None:
+def rounded_volume(volume_ml: float | None) -> float | None:
     """To a microlitre, or to three digits where that would round a single small voxel away."""
     if volume_ml is None or volume_ml >= 1:
         return rounded(volume_ml, 3)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segmate_cli.evaluation import OrganScore, OrganSummary
-from segmate_cli.report import ReportFormat, align, rounded, separated
+from segmate_cli.report import ReportFormat, align, rounded, rounded_volume, separated
 
 SCHEMA = "segmate-scores"
 SCHEMA_VERSION = 1
@@ -80,8 +80,8 @@ def _row(score: OrganScore) -> dict[str, Any]:
         "dice": rounded(score.dice, 4),
         "surface_dice_2mm": rounded(score.surface_dice, 4),
         "hd95_mm": rounded(score.hd95_mm, 2),
-        "volume_ml": rounded(score.volume_ml, 3),
-        "reference_ml": rounded(score.reference_ml, 3),
+        "volume_ml": rounded_volume(score.volume_ml),
+        "reference_ml": rounded_volume(score.reference_ml),
         "volume_error_ml": rounded(score.volume_error_ml, 3),
         "volume_error_percent": rounded(score.volume_error_percent, 2),
         "swapped": score.swapped,

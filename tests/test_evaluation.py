@@ -219,3 +219,13 @@ def test_the_tables_that_come_along(name, count, some):
     table = read_label_table(Path(name))
     assert len(table) == count
     assert {value: table[value].key for value in some} == some
+
+
+def test_what_was_found_is_never_nothing(run, tmp_path):
+    fine = make("SPL", spacing=(0.3, 0.5, 0.5), shape=GRID.shape)
+    one = write(tmp_path / "a.nii.gz", block(1, *[slice(3, 4)] * 3), {1: "liver"}, fine)
+    (score,) = json.loads(run("evaluate", one, one, "--format", "json")[1])["cases"]
+    (change,) = json.loads(run("compare", one, one, "--format", "json")[1])["rows"]
+    volumes = [row[name] for row, name in ((score, "volume_ml"), (score, "reference_ml"))]
+    volumes += [change["volume_a_ml"], change["volume_b_ml"]]
+    assert volumes == [7.5e-05] * 4
