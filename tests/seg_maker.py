@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 from dicom_maker import Recipe, make_series
 
 from segmate_cli import scans
+from segmate_cli.geometry import Geometry
+from segmate_cli.measurement import OrganStats, examine_slices
 from segmate_cli.organs import organ
+from segmate_cli.sheets import Sheets
 from segmate_cli.volume import Labels, Volume
 
 RUN = {"model": {"name": "tiny", "version": "1", "weights_sha256": "ab" * 32}}
@@ -29,6 +33,16 @@ STUDY = {
 }
 # Study attributes as a real series has them.
 WHOLE = Recipe(tags=STUDY)
+
+
+def measured_alone(
+    sheets: Callable[[Geometry | None], Sheets],
+    ct: Volume | None = None,
+    organs: Sequence[str] | None = None,
+) -> tuple[OrganStats, ...]:
+    """The organs of a SEG or RTSTRUCT, by what lays it on a scan's grid, without any gate."""
+    laid = sheets(ct.geometry if ct else None)
+    return examine_slices(laid, ct.as_scan() if ct else None, organs, rules=()).stats
 
 
 class FakeClock:

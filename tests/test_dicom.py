@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 
 from segmate_cli.dicom import Finding, archives, choose_series, find_series, read_series
 from segmate_cli.dicom.decode import DecoderError, DecoderProcess, PixelFormat
+from segmate_cli.dicom.series import LOCALIZER
 from segmate_cli.errors import (
     AmbiguousSeriesError,
     GeometryError,
@@ -540,7 +541,7 @@ def test_every_file_is_accounted_for_and_what_is_no_slice_is_set_aside(tmp_path:
     assert _files_told(finding) == sum(len(files) for _, _, files in os.walk(tmp_path))
     assert choose_series(finding).files == tuple(f"ct/{made.files[k]}" for k in range(6))
     assert [one.number for one in finding.series] == list(range(1, 8))
-    assert [one.is_localizer for one in finding.series].count(True) == 1
+    assert [one.kind == LOCALIZER for one in finding.series].count(True) == 1
 
 
 def _files_told(finding: Finding) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,19 @@ import pydicom
 import pytest
 from dicom_maker import PATIENT, make_series
 from pydicom.dataset import Dataset
-from seg_maker import ORGANS, RUN
+from seg_maker import ORGANS, RUN, measured_alone
 from test_dicom_rtstruct import LARGER, OBLIQUE, written
 
 from segmate_cli import scans
 from segmate_cli.dicom.rtstruct_read import is_rtstruct, read_rtstruct
-from segmate_cli.dicom.rtstruct_sheets import measure_structures
+from segmate_cli.dicom.rtstruct_sheets import sheets_of
 from segmate_cli.errors import GeometryError, SegmateError, UnknownOrganError, UnreadableError
 from segmate_cli.measurement import measure
 from segmate_cli.organs import organ
+
+
+def measure_structures(found, ct=None, organs=None):
+    return measured_alone(partial(sheets_of, found), ct, organs)
 
 
 @pytest.mark.parametrize("turn", [{}, {"column": (0, 0, -1)}, OBLIQUE], ids=len)

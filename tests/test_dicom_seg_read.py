@@ -8,14 +8,14 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_maker import PATIENT, make_series
-from seg_maker import ORGANS, WHOLE, labels_on, series_and_labels, tool
+from seg_maker import ORGANS, WHOLE, labels_on, measured_alone, series_and_labels, tool
 
 pytest.importorskip("highdicom", reason="needs highdicom: pip install 'segmate-cli[dicom]'")
 
 from segmate_cli import saving, scans
 from segmate_cli.dicom.reference import SegOptions, reference_for
 from segmate_cli.dicom.seg import write_seg
-from segmate_cli.dicom.seg_read import measure_seg, open_seg, read_seg
+from segmate_cli.dicom.seg_read import open_seg, read_seg
 from segmate_cli.errors import GeometryError, InputError, SegmateError, UnreadableError
 from segmate_cli.measurement import measure
 from segmate_cli.organs import organ
@@ -93,7 +93,7 @@ def test_places_count_not_the_spacing_that_a_file_claims(tmp_path, step, listed)
     if step == 1.25 and not listed:  # half the distance: frames of every second slice, then
         assert found.grid.geometry.spacing_mm[0] == pytest.approx(1.25)
     else:
-        assert measure_seg(found, volume) == measure(labels, volume, rules=())
+        assert measured_alone(found.sheets, volume) == measure(labels, volume, rules=())
 
 
 def test_organs_are_known_by_code_and_side_then_by_name(tmp_path):
@@ -259,7 +259,7 @@ def test_segments_that_overlap_are_measured_each_by_itself(run, tmp_path, revers
     found = open_seg(path)
     assert found.grid.geometry.shape == volume.geometry.shape
     assert found.grid.ends_known
-    both = [measure_seg(found, volume), measure_seg(found)]
+    both = [measured_alone(found.sheets, volume), measured_alone(found.sheets)]
     for stats in both:
         assert [each.organ.title for each in stats] == ["Liver", "Tumour", "Spleen"]
         counts = [np.count_nonzero(mask) for mask in masks.values()]
@@ -287,21 +287,21 @@ def test_where_the_scan_ends_is_known_by_the_ct_alone(run, tmp_path):
     change(path, lambda seg: delattr(seg, "ReferencedSeriesSequence"))
     found = open_seg(path)
     assert (found.grid.geometry.shape[0], found.grid.ends_known) == (6, False)
-    cut = {each.organ.key: each.touches_edge for each in measure_seg(found)}
+    cut = {each.organ.key: each.touches_edge for each in measured_alone(found.sheets)}
     assert cut == {"lung_left": False, "lung_right": True, "liver": False, "heart": False}
     # Nor is an organ out of view of which there is no frame.
-    assert [each.status.kind for each in measure_seg(found)] == [
+    assert [each.status.kind for each in measured_alone(found.sheets)] == [
         *("complete", "truncated"),
         *("complete", "not_found"),
     ]
-    assert measure_seg(found, volume) == measure(labels, volume, rules=())
+    assert measured_alone(found.sheets, volume) == measure(labels, volume, rules=())
     how = ("--ct", tmp_path / "dicom", "--format", "csv", "--no-gate-exit")
     code, out, err = run("report", path, *how)
     assert code == 0, err
     assert [line.split(",")[6] for line in out.splitlines()[1:]] == ["yes", "yes", "no", "no"]
     far = make_series(tmp_path / "far", WHOLE.but(shape=(9, 30, 30), origin=(0, 0, 0.0)))
     with pytest.raises(GeometryError, match="scan that was segmented"):
-        measure_seg(found, scans.load(far.folder))
+        measured_alone(found.sheets, scans.load(far.folder))
 
 
 def rest(labels: Labels):

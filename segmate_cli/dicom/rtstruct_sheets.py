@@ -18,10 +18,8 @@ from segmate_cli.dicom.rtstruct_slices import even_or_not_mm, is_uneven, jumps
 from segmate_cli.doubt.words import FACES
 from segmate_cli.errors import GeometryError
 from segmate_cli.geometry import Geometry
-from segmate_cli.measurement import OrganStats, examine_slices
 from segmate_cli.organs import Organ
 from segmate_cli.sheets import SheetMaker, Sheets
-from segmate_cli.volume import Volume
 
 Points = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -74,23 +72,6 @@ class _Drawn:
     @property
     def contours(self) -> list[Points]:
         return [points for part in self.parts for points in part.contours]
-
-
-def measure_structures(
-    found: StructureSet, ct: Volume | None = None, organs: Sequence[str] | None = None
-) -> tuple[OrganStats, ...]:
-    """Measure each structure by itself, without any gate; errors as ``sheets_of``.
-
-    Args:
-        found: The structures.
-        ct: The scan that they were drawn on.
-        organs: Names or aliases; by default all.
-
-    Raises:
-        UnknownOrganError: An organ that the file does not have.
-    """
-    sheets = sheets_of(found, ct.geometry if ct else None)
-    return examine_slices(sheets, ct.as_scan() if ct else None, organs, rules=()).stats
 
 
 def sheets_of(found: StructureSet, scan: Geometry | None = None) -> Sheets:

@@ -6,7 +6,7 @@ segment's label. pydicom's values are used, never quoted: a file names a patient
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +23,11 @@ from segmate_cli.dicom.objects import check_inflated, organ_by_code, quiet
 from segmate_cli.dicom.seg_grid import Frames, Grid, frames_of, grid_of, grid_on
 from segmate_cli.errors import GeometryError, InputError, UnreadableError
 from segmate_cli.geometry import Geometry
-from segmate_cli.measurement import OrganStats, examine_slices
 from segmate_cli.organs import Organ, foreign_organ
 from segmate_cli.placement import placed_on
 from segmate_cli.sheets import SheetMaker, Sheets
 from segmate_cli.upright import on_slices
-from segmate_cli.volume import DicomSource, Labels, Volume
+from segmate_cli.volume import DicomSource, Labels
 
 _BINARY_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -186,27 +185,6 @@ def _placed(path: Path, frames: Frames) -> Grid | GeometryError:
 def read_seg(path: Path, names: dict[int, Organ] | None = None) -> Labels:
     """Read a DICOM SEG as a label map; see ``open_seg`` and ``SegFile.labels``."""
     return open_seg(path, names).labels()
-
-
-def measure_seg(
-    found: SegFile, ct: Volume | None = None, organs: Sequence[str] | None = None
-) -> tuple[OrganStats, ...]:
-    """Measure a SEG's organs, each by itself where segments overlap, without any gate.
-
-    Without the CT, where the scan ends may not be known; then no organ is said to be cut there.
-
-    Args:
-        found: The SEG.
-        ct: The scan that was segmented.
-        organs: Names or aliases; by default all.
-
-    Raises:
-        UnreadableError: Damaged pixels.
-        GeometryError: The CT lies elsewhere.
-        UnknownOrganError: An organ that the file does not have.
-    """
-    sheets = found.sheets(ct.geometry if ct else None)
-    return examine_slices(sheets, ct.as_scan() if ct else None, organs, rules=()).stats
 
 
 def _ends(geometry: Geometry) -> frozenset[str]:

@@ -104,11 +104,6 @@ class SeriesInfo:
         """
         return volume_geometry(self.slices)
 
-    @property
-    def is_localizer(self) -> bool:
-        """Whether it is a scout view."""
-        return self.kind == LOCALIZER
-
 
 def group_series(headers: Sequence[Header]) -> tuple[SeriesInfo, ...]:
     """Headers as series; localizers, screenshots and reports apart from the slices beside them."""
