@@ -118,7 +118,8 @@ def evaluate(args: Namespace) -> ExitCode:
     from segmate_cli import evaluation
     from segmate_cli.score_report import render_scores
 
-    say = partial(console.say, style=args.progress, quiet=args.quiet)
+    tell = partial(console.say, style=args.progress)
+    say = partial(tell, quiet=args.quiet)
     output = Path(args.output) if args.output else None
     if output:
         files.check_output(output, overwrite=args.overwrite)
@@ -128,22 +129,26 @@ def evaluate(args: Namespace) -> ExitCode:
         say(f"without a partner, so not scored: {', '.join(alone)}")
     scores: list[evaluation.OrganScore] = []
     left_out: dict[str, list[str]] = {}
+
+    def score(pair: evaluation.CasePair) -> None:
+        found, missing = evaluation.evaluate_case(
+            pair, args.table, args.organs, count_absent=args.count_absent
+        )
+        scores.extend(found)
+        if missing:
+            left_out[pair.case] = missing
+
     with console.progress("none" if args.quiet else args.progress) as progress:
-        for n, pair in enumerate(pairs, 1):
-            found, missing = evaluation.evaluate_case(
-                pair, args.table, args.organs, count_absent=args.count_absent
-            )
-            scores += found
-            if missing:
-                left_out[pair.case] = missing
-            progress("evaluate", n, len(pairs))
+        done, code = evaluation.in_turn(pairs, score, tell, partial(progress, "evaluate"))
+    if not done:
+        return code
     for case, organs in left_out.items():
         say(f"{case}: not labelled in the reference, left out: {', '.join(organs)}")
     if not scores:
         raise InputError("nothing to score: no organ of a prediction is labelled in its reference.")
     summaries = evaluation.summarise(scores)
     deliver(render_scores(scores, summaries, left_out, style), output)
-    return ExitCode.DONE
+    return code
 
 
 def compare(args: Namespace) -> ExitCode:

@@ -41,8 +41,8 @@ _MEANINGS = {
     ExitCode.BAD_INPUT: "bad or unsupported input",
     ExitCode.BAD_MODEL: "bad model",
     ExitCode.CANNOT_WRITE: "cannot write the output",
-    ExitCode.BATCH_SOME_FAILED: "batch or --all-series: some failed",
-    ExitCode.BATCH_NONE_SUCCEEDED: "batch or --all-series: none succeeded",
+    ExitCode.BATCH_SOME_FAILED: "of several cases or series some failed",
+    ExitCode.BATCH_NONE_SUCCEEDED: "of several cases or series none succeeded",
 }
 
 

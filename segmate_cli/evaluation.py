@@ -7,17 +7,24 @@ surface element with its area: S. Nikolov et al., arXiv 1809.04430.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from segmate_cli import files
 from segmate_cli import organs as organ_table
-from segmate_cli.errors import EngineMissingError, GeometryError, InputError, UsageError
+from segmate_cli.errors import (
+    EngineMissingError,
+    ExitCode,
+    GeometryError,
+    InputError,
+    UsageError,
+    one_line,
+)
 from segmate_cli.masks import bounding_box
 from segmate_cli.nifti import is_nifti_name
 from segmate_cli.organs import Organ
@@ -25,6 +32,7 @@ from segmate_cli.scans import load_labels, table_if_unnamed
 from segmate_cli.volume import Labels
 
 Mask = npt.NDArray[np.bool_]
+ResultT = TypeVar("ResultT")
 
 TOLERANCE_MM = 2.0
 _LABELS = "labels"
@@ -130,6 +138,32 @@ def find_pairs(predictions: Path, references: Path) -> tuple[list[CasePair], lis
             f"({len(ours)} and {len(theirs)} label maps found)."
         )
     return pairs, sorted(ours.keys() ^ theirs.keys())
+
+
+def in_turn(
+    pairs: Sequence[CasePair],
+    work: Callable[[CasePair], ResultT],
+    tell: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> tuple[list[ResultT], ExitCode]:
+    """Work on each pair; of several, one that cannot be read ends no other, and is told.
+
+    Raises:
+        InputError: The only pair cannot be read.
+    """
+    done = []
+    for n, pair in enumerate(pairs, 1):
+        try:
+            done.append(work(pair))
+        except InputError as error:
+            if len(pairs) == 1:
+                raise
+            tell(f"{pair.case} failed: {one_line(error, most=1000)}")
+        progress(n, len(pairs))
+    if len(done) == len(pairs):
+        return done, ExitCode.DONE
+    tell(f"{len(pairs) - len(done)} of {len(pairs)} cases failed")
+    return done, ExitCode.BATCH_SOME_FAILED if done else ExitCode.BATCH_NONE_SUCCEEDED
 
 
 def evaluate_case(

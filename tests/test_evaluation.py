@@ -184,6 +184,23 @@ def test_the_suffix_says_what_is_written(run, tmp_path):
     assert run("evaluate", ours, ours, "-o", tmp_path / "scores.html")[0] == 2
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_one_case_that_cannot_be_read_ends_no_other(run, tmp_path, command):
+    for tree in ("ours", "theirs"):
+        for name in ("p1", "p2", "p3"):
+            write(tmp_path / tree / f"{name}.nii.gz", LIVER, {1: "liver"})
+    places = (tmp_path / "ours", tmp_path / "theirs")
+    cut = tmp_path / "theirs" / "p2.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-60])
+    code, out, err = run(command, *places, "--format", "csv", "--quiet")
+    assert (code, [line.split(",")[0] for line in out.split()]) == (9, ["case", "p1", "p3"])
+    assert "p2 failed: " in err
+    assert "1 of 3 cases failed" in err
+    for name in ("p1", "p3"):
+        (tmp_path / "ours" / f"{name}.nii.gz").write_bytes(b"")
+    assert run(command, *places)[:2] == (10, "")
+
+
 @pytest.mark.parametrize(("there", "code"), [("missing", 6), ("empty", 6), ("one file", 2)])
 def test_bad_places(run, tmp_path, there, code):
     ours = write(tmp_path / "ours" / "a.nii.gz", LIVER, {1: "liver"})

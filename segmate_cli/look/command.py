@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from segmate_cli import console, files
@@ -88,16 +89,15 @@ def compare(args: Namespace) -> ExitCode:
         files.check_output(output, overwrite=args.overwrite)
     style = style_of(output, args.format)
     pairs, alone = evaluation.find_pairs(Path(args.a), Path(args.b))
+    tell = partial(console.say, style=args.progress)
     if alone:
-        text = f"in one of them alone, so not compared: {', '.join(alone)}"
-        console.say(text, style=args.progress, quiet=args.quiet)
-    found = []
+        tell(f"in one of them alone, so not compared: {', '.join(alone)}", quiet=args.quiet)
+    work = partial(comparison.compare_case, table=args.table, wanted=args.organs)
     with console.progress("none" if args.quiet else args.progress) as progress:
-        for n, pair in enumerate(pairs, 1):
-            found.append(comparison.compare_case(pair, args.table, args.organs))
-            progress("compare", n, len(pairs))
-    deliver(render_comparison(found, style), output)
-    return ExitCode.DONE
+        found, code = evaluation.in_turn(pairs, work, tell, partial(progress, "compare"))
+    if found:
+        deliver(render_comparison(found, style), output)
+    return code
 
 
 def cohort(args: Namespace) -> ExitCode:
