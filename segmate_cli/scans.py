@@ -107,6 +107,8 @@ def open_labels(path: str | Path, table: str | Path | None = None) -> LabelMap:
 
 def _named_nifti(path: Path, table: str | Path | None) -> tuple[nifti.NiftiFile, dict[int, Organ]]:
     """A label map's header and what its values mean."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give its label maps, as in {path}/*/labels.nii.gz.")
     if not nifti.is_nifti_name(path):
         raise UsageError(f"{path}: label maps are .nii or .nii.gz files, or DICOM SEG (.dcm).")
     file = open_header(path)

@@ -147,6 +147,11 @@ def test_a_scan_taken_for_ras_is_reported_without_being_asked_again(
     assert (code, "cannot be known" in err) == (6, True)
 
 
+def test_a_folder_is_no_label_map(run, tmp_path):
+    code, _, err = run("report", tmp_path)
+    assert (code, "is a folder; give its label maps" in err) == (2, True)
+
+
 def test_report_tells_what_is_odd_about_the_label_maps_header(predict, run, tmp_path):
     predict()
     image = nibabel.load(tmp_path / "labels.nii.gz")

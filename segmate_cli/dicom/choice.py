@@ -226,7 +226,9 @@ def none_found(finding: Finding) -> InputError:
         what = f"none of its {count} files is DICOM" if count != 1 else "its only file is not DICOM"
         if count == 0:
             what = "there is no file in it"
-        return UnreadableError(f"{path} holds no CT: {what}; give a folder of a CT's DICOM files.")
+        return UnreadableError(
+            f"{path} holds no CT: {what}; give a folder of a CT's DICOM files, or a .nii.gz."
+        )
     if [one.kind for one in finding.series] == [SINGLE]:
         return InputError(
             f"{path} holds a single CT slice; give the folder or .zip of the whole series."
