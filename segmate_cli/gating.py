@@ -27,7 +27,7 @@ def report_tables(args: Namespace, paths: Sequence[Path], output: Path | None) -
     reported = []
     verdicts: dict[str, Verdict] = {}
     for path in paths:
-        for warning in scans.warnings_of(path):
+        for warning in scans.warnings_of(path, args.table):
             console.say(f"{path}: warning: {warning}")
         measured = examining.examine_path(
             path,

@@ -136,10 +136,21 @@ def open_header(path: Path) -> nifti.NiftiFile:
         return nifti.open_nifti(path, assume_ras=True)
 
 
-def warnings_of(path: Path) -> tuple[str, ...]:
-    """What is odd about a label map's header, one sentence each; errors as ``open_header``."""
-    is_nifti = nifti.is_nifti_name(path) and files.exists(path)
-    return open_header(path).warnings if is_nifti else ()
+def warnings_of(path: Path, table: str | Path | None = None) -> tuple[str, ...]:
+    """What is odd about a label map, one sentence each; arguments and errors as ``load_labels``."""
+    if not nifti.is_nifti_name(path) or not files.exists(path):
+        return ()
+    file = open_header(path)
+    if table or nifti_labels.label_names(file) or not sidecar.label_names(path):
+        return file.warnings
+    if sidecar.content_of(path) is not None:
+        return file.warnings
+    told = sidecar.path_for(path).name
+    return (
+        *file.warnings,
+        f"Its values are named by {told}, which was written beside another file of that name; if "
+        "they mean something else here, give --labels.",
+    )
 
 
 def table_if_unnamed(path: Path, table: str | Path | None) -> str | Path | None:

@@ -147,6 +147,21 @@ def test_a_scan_taken_for_ras_is_reported_without_being_asked_again(
     assert (code, "cannot be known" in err) == (6, True)
 
 
+def test_names_by_the_sidecar_of_another_file_are_told(predict, run, tmp_path):
+    predict()
+    labels = tmp_path / "labels.nii.gz"
+    assert "another file" not in run("report", labels)[2]
+    image = nibabel.load(labels)
+    other = np.asarray(image.dataobj) * np.uint8(1)
+    nibabel.save(nibabel.Nifti1Image(other, image.affine), labels)
+    code, out, err = run("report", labels, "--no-gate-exit")
+    assert (code, "liver" in out) == (0, True)
+    assert "named by labels.json, which was written beside another file" in err
+    (tmp_path / "t.csv").write_text("value,organ\n1,spleen\n")
+    _, out, err = run("report", labels, "--labels", tmp_path / "t.csv", "--no-gate-exit")
+    assert ("spleen" in out, "another file" in err) == (True, False)
+
+
 def test_a_folder_is_no_label_map(run, tmp_path):
     code, _, err = run("report", tmp_path)
     assert (code, "is a folder; give its label maps" in err) == (2, True)
