@@ -125,6 +125,7 @@ BREAKS: dict[str, Break] = {
     "scan-jump": FAILURES["stacked"][0],
     "label-order": FAILURES["shuffled"][0],
     "found": FAILURES["kidney removed"][0],
+    "length": FAILURES["trachea lost but for its top"][0],
     "side": FAILURES["kidneys swapped"][0],
     "front": FAILURES["back to front"][0],
     "order": FAILURES["upside down"][0],

@@ -30,8 +30,9 @@ def case_id(path: str, part: str = "") -> str:
     stem = _SUFFIX.sub("", path)
     words = [word for word in stem.split("/") if word not in ("", ".")]
     name = _JOINT.join(_UNSAFE.sub("_", word).strip("._-") or "_" for word in words) or "scan"
+    if _is_reserved(name):
+        name = name.replace(".", "_", 1)
     faithful = name.split(_JOINT) == words and len(name) <= _LONGEST
-    faithful &= not name.lower().startswith(tuple(f"{one}." for one in RESERVED))
     name = name[:_LONGEST] if faithful else f"{name[: _LONGEST - 9]}-{short_hash(path)}"
     return f"{name}{_JOINT}{short_hash(part)}" if part else name
 
@@ -74,5 +75,10 @@ def is_safe(name: str) -> bool:
     return (
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
         and len(name) <= 2 * _LONGEST
-        and not name.lower().startswith(tuple(f"{one}." for one in RESERVED))
+        and not _is_reserved(name)
     )
+
+
+def _is_reserved(name: str) -> bool:
+    """Whether a file of that name may be one of those beside the cases' folders."""
+    return name.lower().startswith(tuple(f"{one}." for one in RESERVED))
