@@ -7,6 +7,7 @@ Everything random comes from one ``numpy`` generator, so that a run can be repea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from training.cases import PIXEL_MM, SLICE_MM, Case
 from training.lending import Loan, find_loan, paste_labels, paste_slices
+from training.surroundings import swap_surroundings
 
 AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
@@ -72,6 +74,8 @@ class Augmentation:
         cut_chance: a smaller field of view, round or straight.
         mirror_chance: left and right swapped in image and labels.
         lend_chance: a kidney moved along the body, where one fits.
+        surroundings_chance: all outside the body, couch and arms, taken from another patient (on
+            the processor alone).
     """
 
     size: int = 192
@@ -111,6 +115,7 @@ class Augmentation:
     cut_chance: float = 0.1
     mirror_chance: float = 0.0
     lend_chance: float = 0.0
+    surroundings_chance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,7 @@ def draw_crop(
     centre: tuple[float, float],
     config: Augmentation,
     rng: np.random.Generator,
+    others: Sequence[Case] = (),
 ) -> Crop:
     """Cut one augmented crop out of a case.
 
@@ -152,12 +158,17 @@ def draw_crop(
         centre: row and column that the crop shows near its middle.
         config: strength of the augmentation.
         rng: where chance comes from.
+        others: patients whose surroundings it may get, each source as often.
     """
     nearest = min(max(round(position), 0), case.hu.shape[0] - 1)
     loan = None
     if config.lend_chance and rng.random() < config.lend_chance:
         loan = find_loan(case, nearest, rng)
     stack = _slices_with(case, position, loan, config, rng)
+    if others and rng.random() < config.surroundings_chance:
+        other = others[int(rng.integers(len(others)))]
+        row = int(rng.choice(np.flatnonzero(other.usable)))
+        stack = swap_surroundings(stack, other, row, rng)
     grid, mirrored = sampling_grid(case.hu.shape[1:], centre, config, rng)
     image = F.grid_sample(stack[None] - AIR_HU, grid, mode="bilinear", align_corners=True)[0]
     image += AIR_HU

@@ -1,11 +1,11 @@
 """The crops of `training.augment`, a whole batch at a time, on a GPU.
 
-The same augmentation with the same strengths, but for mirrored crops, drawn by the device's own
-generator: every case lies in the device's memory, and a crop is gathered out of it. Which slice of
-which case comes next, and which kidney is lent to it, is still said by `training.sampling` and
-`training.lending`. Two things are simpler: thick and coarse crops are the first and the last of a
-batch, as many as their chances say, so that their dearer steps touch no others; and what is lent is
-never thick.
+The same augmentation with the same strengths, but for what `BatchMaker` refuses, drawn by the
+device's own generator: every case lies in the device's memory, and a crop is gathered out of it.
+Which slice of which case comes next, and which kidney is lent to it, is still said by
+`training.sampling` and `training.lending`. Two things are simpler: thick and coarse crops are the
+first and the last of a batch, as many as their chances say, so that their dearer steps touch no
+others; and what is lent is never thick.
 """
 
 from __future__ import annotations
@@ -153,10 +153,10 @@ class BatchMaker:
     """Cuts augmented crops out of `Volumes`."""
 
     def __init__(self, volumes: Volumes, config: Augmentation, seed: int):
-        if config.mirror_chance:
+        if config.mirror_chance or config.surroundings_chance:
             raise ValueError(
-                "mirrored crops are made by training.augment alone: set their chance to 0, or "
-                "train with --device cpu"
+                "mirrored crops and other surroundings are made by training.augment alone: set "
+                "their chances to 0, or train with --device cpu"
             )
         self.volumes, self.config = volumes, config
         self.device = volumes.hu.device

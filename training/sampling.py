@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Sequence
@@ -99,6 +100,9 @@ class Sampler:
         self.trust: list[list[float]] = [[] for _ in ORGANS]
         for number, case in enumerate(self.cases):
             self._add(number, case, shown[number])
+        self.sources: dict[str, list[Case]] = {}
+        for case in self.cases:
+            self.sources.setdefault(_source_of(case), []).append(case)
         weights = [sampling.organ_weights.get(organ, 1.0) for organ in ORGANS]
         present = np.array([bool(places) for places in self.places])
         self.organ_weights = np.array(weights) * present
@@ -123,7 +127,11 @@ class Sampler:
     def draw(self, rng: np.random.Generator) -> Crop:
         """One augmented crop."""
         case, position, centre = self.choose(rng)
-        return draw_crop(self.cases[case], position, centre, self.augmentation, rng)
+        others = self._one_of_each_source(rng) if self.augmentation.surroundings_chance else ()
+        return draw_crop(self.cases[case], position, centre, self.augmentation, rng, others)
+
+    def _one_of_each_source(self, rng: np.random.Generator) -> list[Case]:
+        return [cases[int(rng.integers(len(cases)))] for cases in self.sources.values()]
 
     def choose(self, rng: np.random.Generator) -> tuple[int, float, tuple[float, float]]:
         """Which case comes next, where along it (may lie between slices), and around what."""
@@ -156,6 +164,11 @@ class Sampler:
 
     def _any_slice(self, number: int, rng: np.random.Generator) -> float:
         return float(rng.choice(np.flatnonzero(self.cases[number].usable)))
+
+
+def _source_of(case: Case) -> str:
+    """The letters that a case's name begins with."""
+    return "".join(itertools.takewhile(str.isalpha, case.info.case_id))
 
 
 def body_centre(case: Case) -> tuple[float, float]:

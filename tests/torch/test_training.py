@@ -154,11 +154,12 @@ def test_a_device_brightens_a_trachea_alone() -> None:
     assert torch.allclose(hu[:, 34:], torch.tensor(-900.0), atol=0.1)
 
 
-def test_what_the_device_cannot_make_is_refused_not_left_out() -> None:
+@pytest.mark.parametrize("chance", ["mirror_chance", "surroundings_chance"])
+def test_what_the_device_cannot_make_is_refused_not_left_out(chance: str) -> None:
     case = made_case(np.ones((4, 8, 8), dtype=np.uint8), np.ones((4, len(ORGANS)), dtype=np.uint8))
     volumes = gather_volumes([case], torch.device("cpu"))
     with pytest.raises(ValueError, match="--device cpu"):
-        BatchMaker(volumes, Augmentation(mirror_chance=0.5), 1)
+        BatchMaker(volumes, Augmentation(**{chance: 0.5}), 1)
 
 
 def test_lungs_cut_along_a_plane_are_parted_by_the_tissue_between_them() -> None:

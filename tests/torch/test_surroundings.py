@@ -1,0 +1,105 @@
+"""Bodies on other couches: the body stays as it is, what surrounds it is the other's."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from training import couches  # noqa: E402
+from training.augment import Augmentation  # noqa: E402
+from training.cases import ORGANS, Case, CaseInfo, Known  # noqa: E402
+from training.sampling import Sampler, Sampling  # noqa: E402
+from training.surroundings import body_of, swap_surroundings  # noqa: E402
+
+COUCH_HU, ARM_HU, MUSCLE_HU, LUNG_HU = 300, 50, 60, -850
+
+
+def patient(name: str, shape: tuple[int, int], centre: tuple[int, int], couch: int) -> Case:
+    """A round body with a lung; under it a board so many pixels thick, beside it an arm if any."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    from_centre = np.hypot(rows - centre[0], columns - centre[1])
+    plane = np.full(shape, -1000, dtype=np.int16)
+    plane[from_centre < 30] = MUSCLE_HU
+    plane[from_centre < 12] = LUNG_HU
+    if couch:
+        plane[centre[0] + 34 : centre[0] + 34 + couch, 5:-5] = COUCH_HU
+        plane[np.hypot(rows - centre[0], columns - centre[1] - 40) < 5] = ARM_HU
+    hu = np.stack([plane] * 5)
+    labels = np.zeros(hu.shape, dtype=np.uint8)
+    labels[:, from_centre < 12] = 1
+    known = np.full((5, len(ORGANS)), Known.NO, dtype=np.uint8)
+    known[:, 0] = Known.HAND
+    return Case(CaseInfo(name, 3.0, 1.5), hu, labels, known, np.ones(5, dtype=bool))
+
+
+@pytest.fixture
+def bare() -> Case:
+    return patient("bare01", (120, 120), (60, 60), couch=0)
+
+
+@pytest.fixture
+def lying() -> Case:
+    return patient("lying01", (140, 110), (50, 55), couch=6)
+
+
+def test_a_body_is_what_it_shuts_in_and_neither_arm_nor_couch(lying: Case) -> None:
+    body = body_of(lying.hu[2])
+    assert body is not None
+    rows, columns = np.mgrid[:140, :110]
+    from_centre = np.hypot(rows - 50, columns - 55)
+    assert body[from_centre < 30].all()
+    assert not body[from_centre > 34].any()
+    assert body_of(np.full((20, 20), -1000)) is None
+
+
+def test_a_body_gets_the_couch_and_the_arm_of_another(bare: Case, lying: Case) -> None:
+    own = torch.from_numpy(bare.hu[1:4].astype(np.float32))
+    shown = swap_surroundings(own, lying, 2, np.random.default_rng(0))
+    body = body_of(bare.hu[2])
+    assert torch.equal(shown[:, body], own[:, body])
+    couch = (shown[1] == COUCH_HU).nonzero()
+    assert 88 <= couch[:, 0].min() <= 100 + 1
+    assert (couch[:, 0].max() - couch[:, 0].min()) == 5
+    assert (shown[1] == ARM_HU).sum() > 40
+    back = swap_surroundings(shown, bare, 2, np.random.default_rng(0))
+    assert torch.equal(back, own)
+
+
+def test_a_slice_without_a_body_stays(bare: Case, lying: Case) -> None:
+    air = torch.full((3, 50, 50), -1000.0)
+    assert torch.equal(swap_surroundings(air, lying, 2, np.random.default_rng(0)), air)
+
+
+def test_crops_change_couches_as_often_as_asked_for(bare: Case, lying: Case) -> None:
+    def couches_seen(chance: float) -> int:
+        settings = Augmentation(
+            **{"size": 112, "identity_chance": 1.0, "shift_mm": 0.0, "cut_chance": 0.0},
+            **{"noise_chance": 0.0, "clip_chance": 0.0, "step_chance": 0.0, "gain": (1.0, 1.0)},
+            **{"offset_hu": 0.0, "blur_chance": 0.0, "surroundings_chance": chance},
+        )
+        cases = [bare, *(dataclasses.replace(lying, known=lying.known * 0) for _ in range(4))]
+        sampler = Sampler(cases, Sampling(anywhere_chance=0.0, beside_chance=0.0), settings)
+        rng = np.random.default_rng(1)
+        crops = [sampler.draw(rng) for _ in range(30)]
+        return sum(bool((crop.slices[1] > 0.8).any()) for crop in crops)
+
+    assert couches_seen(0.0) == 0
+    # Half of the sources have a couch, however many of the cases do.
+    assert 8 <= couches_seen(1.0) <= 22
+
+
+def test_a_validation_case_lies_on_a_couch_with_its_labels(bare: Case, lying: Case) -> None:
+    shown = couches.on_couch(bare, lying)
+    assert (shown.hu == COUCH_HU).any(axis=(1, 2)).all()
+    assert np.array_equal(shown.hu[shown.labels == 1], bare.hu[bare.labels == 1])
+    assert np.array_equal(shown.labels, bare.labels)
