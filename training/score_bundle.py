@@ -38,7 +38,7 @@ def labelled_case(folder: Path) -> Case:
         info=CaseInfo(info["id"], spacing[0], spacing[1], info.get("quality") or ""),
         hu=np.broadcast_to(np.int16(0), merged.shape),
         labels=merged,
-        known=known_rows(info, merged, spacing[0]),
+        known=known_rows(info, merged, *spacing[:2]),
         usable=usable_slices(info, merged.shape[0]),
     )
 

@@ -56,7 +56,10 @@ def usable_slices(info: dict[str, Any], slices: int) -> NDArray[np.bool_]:
 
 
 def known_rows(
-    info: dict[str, Any], labels: NDArray[np.uint8], slice_mm: float
+    info: dict[str, Any],
+    labels: NDArray[np.uint8],
+    slice_mm: float,
+    pixel_mm: float = PIXEL_MM,
 ) -> NDArray[np.uint8]:
     """Tell, for every slice and organ of a case, where its labels come from, if from anywhere.
 
@@ -64,6 +67,7 @@ def known_rows(
         info: the case's ``info.json``.
         labels: uint8 (k, j, i), the hands' labels completed by the teacher's.
         slice_mm: distance of the slices.
+        pixel_mm: of the labels.
 
     Returns:
         uint8 (k, organ) of ``Known``.
@@ -77,7 +81,7 @@ def known_rows(
     _forget_open_ends(known, info["id"], labels, slice_mm)
     _mark_absent(known, info["id"], labels, slice_mm)
     known[~usable_slices(info, labels.shape[0])] = Known.NO
-    forget_thin_cord(known, labels)
+    forget_thin_cord(known, labels, pixel_mm)
     return known
 
 
@@ -117,17 +121,20 @@ def _forget_open_ends(
             column[:] = Known.NO
 
 
-def forget_thin_cord(known: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+def forget_thin_cord(
+    known: NDArray[np.uint8], labels: NDArray[np.uint8], pixel_mm: float = PIXEL_MM
+) -> None:
     """Mark the cord as unknown, in place, where its contours leave out the sac around it.
 
     Args:
         known: uint8 (k, organ) of ``Known``.
-        labels: uint8 (k, j, i) on the model's in-plane grid.
+        labels: uint8 (k, j, i).
+        pixel_mm: theirs.
     """
     channel = _INDEX["spinal_cord"]
     pixels = (labels == channel + 1).sum((1, 2))
     pixels = pixels[(pixels > 0) & (known[:, channel] == Known.HAND)]
-    if pixels.size and float(np.median(pixels)) * PIXEL_MM**2 < _THIN_CORD_MM2:
+    if pixels.size and float(np.median(pixels)) * pixel_mm**2 < _THIN_CORD_MM2:
         known[:, channel] = Known.NO
 
 

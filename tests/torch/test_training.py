@@ -197,6 +197,8 @@ def test_contours_of_the_cord_alone_are_no_label_of_the_sac() -> None:
         labels[8:, :12, :12] = cord + 1  # a few other slices change nothing
         table = known_rows({"id": "kbp999", "labels": {"spinal_cord": cord + 1}}, labels, 3.0)
         assert table[5, cord] == known
+        half = known_rows({"id": "kbp999", "labels": {"spinal_cord": cord + 1}}, labels, 3.0, 0.7)
+        assert half[5, cord] == Known.NO
 
 
 def test_fat_inside_a_teachers_kidney_is_no_kidney() -> None:
