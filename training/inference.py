@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segmate_cli.network import network_from_checkpoint
 from training.augment import AIR_HU, scale_hu
-from training.cases import ORGANS, SLICE_MM, Case
+from training.cases import SLICE_MM, Case
 
 #: Cleans labels (k, H, W), in place or not, of slices that lie so many millimetres apart.
 Clean = Callable[[NDArray[np.uint8], float], NDArray[np.uint8]]
@@ -129,8 +129,3 @@ def predict_case(
     if clean is not None:
         labels = clean(labels, case.info.slice_mm)
     return on_case_grid(labels, case)
-
-
-def organ_number(organ: str) -> int:
-    """Label of an organ in prepared cases."""
-    return ORGANS.index(organ) + 1
