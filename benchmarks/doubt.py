@@ -137,8 +137,9 @@ def label(root: Path, folder: Path, patients: int, minutes: float, only: list[st
             continue
         options = pipeline.PredictOptions(check_hu=False, fast=kind != "normal", threads=1)
         labels = pipeline.segment(made(patient, kind).volume.as_scan(), model, options).labels()
-        np.savez_compressed(folder / "part.npz", values=labels.values)
-        os.replace(folder / "part.npz", place)
+        part = folder / f"part{os.getpid()}.npz"  # its own, where two fill one cache
+        np.savez_compressed(part, values=labels.values)
+        os.replace(part, place)
         print(kind, name, flush=True)
 
 
