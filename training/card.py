@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.cases import ORGANS
+from training.cases import ORGANS, source_of
 
 _TEMPLATE = Path(__file__).with_name("configs") / "card.md.in"
 #: What the model has to reach before anybody may lean on it.
@@ -51,11 +50,6 @@ def organ_table(scores: dict[str, Any], baseline: dict[str, Any]) -> str:
 def mean_of(rows: dict[str, Any], key: str) -> float:
     """Mean over organs."""
     return sum(float(row[key]) for row in rows.values()) / len(rows)
-
-
-def source_of(case_id: str) -> str:
-    """Name of a case's source: its id without number."""
-    return re.sub(r"\d.*", "", case_id)
 
 
 def source_table(scores: dict[str, Any]) -> str:

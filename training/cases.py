@@ -7,6 +7,7 @@ anterior to posterior, columns from the patient's right to left. In-plane spacin
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, dataclass
 from enum import IntEnum
@@ -75,6 +76,11 @@ class Case:
     usable: NDArray[np.bool_]
     pseudo: NDArray[np.uint8] | None = None
     unsure: NDArray[np.uint16] | None = None
+
+
+def source_of(case_id: str) -> str:
+    """Name of a case's source: the letters that its own begins with."""
+    return "".join(itertools.takewhile(str.isalpha, case_id))
 
 
 def save_case(folder: Path, case: Case) -> None:

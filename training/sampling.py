@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.augment import Augmentation, Crop, draw_crop
-from training.cases import ORGANS, Case, Known
+from training.cases import ORGANS, Case, Known, source_of
 
 _TRUST = {Known.HAND: 1.0, Known.TEACHER: 0.35, Known.PSEUDO: 0.35}
 
@@ -102,7 +101,7 @@ class Sampler:
             self._add(number, case, shown[number])
         self.sources: dict[str, list[Case]] = {}
         for case in self.cases:
-            self.sources.setdefault(_source_of(case), []).append(case)
+            self.sources.setdefault(source_of(case.info.case_id), []).append(case)
         weights = [sampling.organ_weights.get(organ, 1.0) for organ in ORGANS]
         present = np.array([bool(places) for places in self.places])
         self.organ_weights = np.array(weights) * present
@@ -164,11 +163,6 @@ class Sampler:
 
     def _any_slice(self, number: int, rng: np.random.Generator) -> float:
         return float(rng.choice(np.flatnonzero(self.cases[number].usable)))
-
-
-def _source_of(case: Case) -> str:
-    """The letters that a case's name begins with."""
-    return "".join(itertools.takewhile(str.isalpha, case.info.case_id))
 
 
 def body_centre(case: Case) -> tuple[float, float]:

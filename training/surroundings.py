@@ -31,6 +31,7 @@ def body_of(hu: NDArray[np.generic]) -> NDArray[np.bool_] | None:
         return None
     largest = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
     body = ndimage.binary_dilation(largest, iterations=_THIN_PIXELS + _SKIN_PIXELS)
+    # Holes by what joins the outside: binary_fill_holes takes four times as long.
     outside, _ = ndimage.label(np.pad(~body, 1, constant_values=True))
     return np.asarray(outside[1:-1, 1:-1] != outside[0, 0], dtype=bool)
 
@@ -43,7 +44,7 @@ def swap_surroundings(stack: Tensor, other: Case, row: int, rng: np.random.Gener
     own = body_of(stack[1].numpy())
     others = other.hu[row]
     body = body_of(others)
-    if own is None or body is None or not own.any() or not body.any():
+    if own is None or body is None:
         return stack
     shift = [
         int(a - b + rng.integers(-_SHIFT_PIXELS, _SHIFT_PIXELS + 1))

@@ -66,6 +66,8 @@ def choose(finding: Finding, wanted: str | None = None) -> Choice:
             places.
     """
     text = "auto" if wanted is None else wanted.strip()
+    if not text:
+        raise _fits_none(finding, "''")
     if text.lower() == "auto":
         if not finding.candidates:
             raise none_found(finding)
@@ -73,7 +75,7 @@ def choose(finding: Finding, wanted: str | None = None) -> Choice:
     elif "=" in text:
         choice = _best(finding, _fitting(finding, text), f"fits {text}")
     else:
-        choice = Choice(_named(finding, text or "''"), "asked for")
+        choice = Choice(_named(finding, text), "asked for")
     check_fit(finding.path, choice.series)
     check_damaged(finding, choice.series)
     return choice
@@ -192,7 +194,7 @@ def _named(finding: Finding, wanted: str) -> SeriesInfo:
     if wanted.isdigit() and 1 <= int(wanted) <= len(finding.series):
         return finding.series[int(wanted) - 1]
     found = [one for one in finding.series if one.series_uid == wanted]
-    found = found or [one for one in finding.series if wanted and one.series_uid.endswith(wanted)]
+    found = found or [one for one in finding.series if one.series_uid.endswith(wanted)]
     # A localizer may share its series' UID; the slices are meant.
     fit = [one for one in found if one in finding.candidates] or found
     if len(fit) == 1:

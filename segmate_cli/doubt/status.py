@@ -114,8 +114,7 @@ def in_view(evidence: Mapping[str, OrganEvidence], height_mm: float) -> dict[str
     """
     found: dict[str, bool | None] = {}
     for key in evidence:
-        others = {other: each for other, each in evidence.items() if other != key}
-        top_mm = _liver_top_mm(others)
+        top_mm = _top_by_others_mm(key, evidence)
         known = key in SPANS and top_mm is not None
         found[key] = _seen_mm(key, top_mm or 0.0, height_mm) >= 0 if known else None
         if _other_side_is_whole(key, evidence):
@@ -132,8 +131,7 @@ def shares_of_length(
     """
     found = {}
     for key, each in evidence.items():
-        others = {other: its for other, its in evidence.items() if other != key}
-        top_mm = _liver_top_mm(others)
+        top_mm = _top_by_others_mm(key, evidence)
         if key not in SPANS or top_mm is None:
             continue
         low, high = _surely_in_view(key, top_mm, height_mm)
@@ -203,6 +201,11 @@ def _liver_top_mm(evidence: Mapping[str, OrganEvidence]) -> float | None:
             ends.append(high - usual.high_mm)
     chosen = ends or middles
     return float(np.median(chosen)) if chosen else None
+
+
+def _top_by_others_mm(key: str, evidence: Mapping[str, OrganEvidence]) -> float | None:
+    """The same, by all organs but one: what it says of itself is no proof."""
+    return _liver_top_mm({other: each for other, each in evidence.items() if other != key})
 
 
 def _is_long(key: str, each: OrganEvidence) -> bool:
