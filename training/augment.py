@@ -25,8 +25,14 @@ LOW_HU, HIGH_HU = -1000.0, 400.0
 TRACHEA, STOMACH = 3, 12
 #: Air, for what brightens a trachea.
 TRACHEA_BELOW_HU = -600
+#: Soft tissue without iodine.
+PLAIN_HU = 50.0
 #: Labels that another contrast phase changes, and those of them that change alike: blood.
 CONTRASTED, BLOOD = (4, 6, 7, 8, 9, 10, 11), (6, 7)
+#: Liver to stomach: where gas is in bowel.
+ABDOMINAL = (8, 9, 10, 11, STOMACH)
+#: Lung, fat's dark half and the air around a body are darker.
+_SOLID_HU = -200
 #: Pairs of labels that a mirrored crop swaps: lungs, kidneys.
 MIRRORED = ((1, 2), (9, 10))
 
@@ -55,11 +61,17 @@ class Augmentation:
         trachea_chance: its air alone brighter, as wide pixels and scatter make it: nearly all
             labelled tracheas are darker than the lungs beside them.
         trachea_hu: least and most that it is brightened.
+        enhancement_chance: bone and iodine brighter or darker at once, as another tube voltage or
+            dose makes them.
+        enhancement: smallest and largest factor, then, on what lies above 50 HU.
         contrast_chance: labelled organs brighter or darker, as other contrast phases are.
         blood_hu: smallest and largest change, then, of heart and aorta, which change alike.
         organ_hu: smallest and largest change, then, of each other organ.
         bowel_chance: parts of what no label claims brightened, as bowel with contrast is.
         bowel_hu: least and most that they are brightened.
+        gas_chance: parts of what no label claims, in slices with organs of the abdomen, filled
+            with gas, which is no lung however dark.
+        gas_hu: lowest and highest HU of that gas.
         noise_chance: noise added.
         noise_hu: its largest standard deviation.
         grain_chance: that noise coarse in grain.
@@ -96,11 +108,15 @@ class Augmentation:
     air_hu: tuple[float, float] = (0.0, 60.0)
     trachea_chance: float = 0.0
     trachea_hu: tuple[float, float] = (20.0, 200.0)
+    enhancement_chance: float = 0.0
+    enhancement: tuple[float, float] = (0.4, 1.8)
     contrast_chance: float = 0.2
     blood_hu: tuple[float, float] = (-90.0, 90.0)
     organ_hu: tuple[float, float] = (-50.0, 60.0)
     bowel_chance: float = 0.0
     bowel_hu: tuple[float, float] = (40.0, 350.0)
+    gas_chance: float = 0.0
+    gas_hu: tuple[float, float] = (-1000.0, -850.0)
     noise_chance: float = 0.4
     noise_hu: float = 40.0
     grain_chance: float = 0.5
@@ -182,6 +198,7 @@ def draw_crop(
     either = torch.where(labels > 0, labels, pseudo)
     image = brighten_trachea(image, either, config, rng)
     image = fill_bowel(image, either, config, rng)
+    image, labels = fill_gas(image, labels, either, config, rng)
     image = change_intensities(image, config, rng)
     if rng.random() < config.cut_chance:
         outside = field_of_view(config.size, rng)
@@ -346,6 +363,33 @@ def fill_bowel(
     return image + amount * ((image > -60) & (image < 120))
 
 
+def fill_gas(
+    image: Tensor, labels: Tensor, either: Tensor, config: Augmentation, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Turn blobs of what no label claims, and of the stomach, into gas, labelled as stomach.
+
+    Thresholds take gas for lung, and so does a network that was shown few bubbles: where it is
+    labelled as something else, no organ may claim it.
+
+    Args:
+        image: (3, H, W) in HU.
+        labels: (H, W).
+        either: those, and an earlier model's where there are none.
+        config: strength of the augmentation.
+        rng: where chance comes from.
+    """
+    if not config.gas_chance or rng.random() >= config.gas_chance:
+        return image, labels
+    if not any(bool((either == value).any()) for value in ABDOMINAL):
+        return image, labels
+    field = _smooth_noise(1, int(rng.integers(6, 15)), config.size, rng)[0]
+    free = (either == 0) | (either == STOMACH)
+    gas = (field > rng.uniform(1.0, 1.9)) & free & (image > _SOLID_HU).all(dim=0)
+    soft = F.avg_pool2d(gas.float()[None], 3, 1, 1)
+    image = image + soft * (rng.uniform(*config.gas_hu) - image)
+    return image, torch.where(gas, torch.tensor(STOMACH, dtype=labels.dtype), labels)
+
+
 def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Generator) -> Tensor:
     """Vary soft tissue, sharpness, noise and quantisation of slices in HU."""
     gain, offset = rng.uniform(*config.gain), rng.uniform(-1, 1) * config.offset_hu
@@ -354,6 +398,7 @@ def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Gener
         thinner = rng.uniform(*config.air_gain) - 1
         image = image + (1 - soft) * ((image - AIR_HU) * thinner + rng.uniform(*config.air_hu))
     image = image + soft * (image * (gain - 1) + offset)
+    image = change_enhancement(image, config, rng)
     if rng.random() < config.blur_chance:
         smooth = F.avg_pool2d(image[None], 3, 1, 1, count_include_pad=False)[0]
         image = image + rng.uniform(*config.blur) * (smooth - image)
@@ -368,6 +413,14 @@ def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Gener
         step = rng.uniform(*config.step_hu)
         image = torch.round(image / step) * step
     return image
+
+
+def change_enhancement(image: Tensor, config: Augmentation, rng: np.random.Generator) -> Tensor:
+    """Make all that is denser than plain soft tissue so many times as dense above it."""
+    if not config.enhancement_chance or rng.random() >= config.enhancement_chance:
+        return image
+    factor = math.exp(rng.uniform(*(math.log(end) for end in config.enhancement)))
+    return image + (image - PLAIN_HU).clamp_min(0) * (factor - 1)
 
 
 def _coarser(image: Tensor, factor: float) -> Tensor:

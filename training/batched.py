@@ -24,6 +24,7 @@ from training.augment import (
     AIR_HU,
     BLOOD,
     CONTRASTED,
+    PLAIN_HU,
     STOMACH,
     TRACHEA,
     TRACHEA_BELOW_HU,
@@ -153,10 +154,10 @@ class BatchMaker:
     """Cuts augmented crops out of `Volumes`."""
 
     def __init__(self, volumes: Volumes, config: Augmentation, seed: int):
-        if config.mirror_chance or config.surroundings_chance:
+        if config.mirror_chance or config.surroundings_chance or config.gas_chance:
             raise ValueError(
-                "mirrored crops and other surroundings are made by training.augment alone: set "
-                "their chances to 0, or train with --device cpu"
+                "mirrored crops, other surroundings and gas are made by training.augment alone: "
+                "set their chances to 0, or train with --device cpu"
             )
         self.volumes, self.config = volumes, config
         self.device = volumes.hu.device
@@ -336,6 +337,7 @@ class BatchMaker:
         inflated = each(self.chance(config.air_chance, count))
         image = image + (1 - soft) * change * inflated
         image = image + soft * (image * (gain - 1) + offset)
+        image = self.change_enhancement(image)
         mix = self.uniform(*config.blur, count) * self.chance(config.blur_chance, count)
         smooth = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
         image = self.coarsen(image + each(mix) * (smooth - image))
@@ -346,6 +348,16 @@ class BatchMaker:
         step = each(self.uniform(*config.step_hu, count))
         stepped = each(self.chance(config.step_chance, count))
         return torch.where(stepped, torch.round(image / step) * step, image)
+
+    def change_enhancement(self, image: Tensor) -> Tensor:
+        """Bone and iodine brighter or darker at once, as another tube voltage makes them."""
+        config, count = self.config, len(image)
+        if not config.enhancement_chance:
+            return image
+        low, high = (math.log(end) for end in config.enhancement)
+        more = self.uniform(low, high, count).exp() - 1
+        more = more * self.chance(config.enhancement_chance, count)
+        return image + (image - PLAIN_HU).clamp_min(0) * more[:, None, None, None]
 
     def coarsen(self, image: Tensor) -> Tensor:
         """The last crops as they look on pixels two to three times as wide."""

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from training.cases import PIXEL_MM, Case, CaseInfo, save_case
-from training.sources import carve_sinuses, known_rows, part_lungs, separate_branches, usable_slices
+from training.sources import (
+    carve_sinuses,
+    drop_gas,
+    known_rows,
+    part_lungs,
+    separate_branches,
+    usable_slices,
+)
 
 _ENDS_OF_ROWS = 4
 
@@ -100,6 +107,7 @@ def prepare_case(folder: Path) -> Case:
     separate_branches(merged, info["id"])
     resampled = np.rint(resample_in_plane(hu, spacing[1], smooth=True)).astype(np.int16)
     part_lungs(merged, resampled, info["id"])
+    drop_gas(merged, resampled, info["id"])
     known = known_rows(info, merged, spacing[0])
     carve_sinuses(merged, resampled, known)
     return Case(

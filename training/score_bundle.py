@@ -23,7 +23,7 @@ from segmate_cli.volume import Volume
 from training.cases import ORGANS, Case, CaseInfo
 from training.phantoms import phantom_volume
 from training.prepare import merged_labels, to_lps
-from training.sources import known_rows, separate_branches, usable_slices
+from training.sources import drop_gas, known_rows, separate_branches, usable_slices
 from training.train import read_config
 from training.validate import Score, absent_volumes, score_case, write_scores
 
@@ -34,6 +34,7 @@ def labelled_case(folder: Path) -> Case:
     hand, spacing = to_lps(folder / "labels.nii.gz")
     merged = np.array(merged_labels(folder, hand.astype(np.uint8)))
     separate_branches(merged, info["id"], spacing[1])
+    drop_gas(merged, to_lps(folder / "ct.nii.gz")[0], info["id"], spacing[1])
     return Case(
         info=CaseInfo(info["id"], spacing[0], spacing[1], info.get("quality") or ""),
         hu=np.broadcast_to(np.int16(0), merged.shape),

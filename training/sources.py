@@ -34,6 +34,12 @@ _NECK_UNKNOWN_MM = 60.0
 #: Chests whose lungs were told apart by a plane: what lies nearer to it goes by the tissue instead.
 _PARTED_BY_PLANE = "imlab"
 _PLANE_REACH_MM = 30.0
+#: Lungs by a threshold took gas of stomach and bowel along: parts of a slice, below the middle of
+#: the lungs, that are so much darker than lungs inside (0.6 to 260 ml of 3 in 30 chests, of others
+#: at most 1 ml).
+_BY_THRESHOLD = "segthor"
+_GAS_BELOW_LUNG_HU = 100
+_GAS_CORE_PIXELS = 10
 #: Contours of a cord with less of it in their median slice follow the cord itself; the others, and
 #: TotalSegmentator's, its sac (104 to 238 mm2 in 22 patients, 52 to 97 in 5).
 _THIN_CORD_MM2 = 100.0
@@ -200,6 +206,59 @@ def part_lungs(labels: NDArray[np.uint8], hu: NDArray[np.integer], case_id: str)
     seeds = np.where(lungs & away, labels, 0)
     parted = watershed(hu, seeds, mask=lungs)
     labels[lungs] = np.where(parted > 0, parted, labels)[lungs]
+
+
+def drop_gas(
+    labels: NDArray[np.uint8], hu: NDArray[np.integer], case_id: str, pixel_mm: float = PIXEL_MM
+) -> None:
+    """Take gas of stomach and bowel out of lungs that a threshold found, in place.
+
+    Gas is a part of its own in a slice and, two pixels inside its rim, much darker than lung.
+    What is then left below the lungs is the rest of that bowel.
+
+    Args:
+        labels: uint8 (k, j, i).
+        hu: (k, j, i).
+        case_id: tells the source.
+        pixel_mm: of both.
+    """
+    sides = _INDEX["lung_left"] + 1, _INDEX["lung_right"] + 1
+    lungs = np.isin(labels, sides)
+    if not case_id.startswith(_BY_THRESHOLD) or not lungs.any():
+        return
+    darkest = np.median(hu[lungs]) - _GAS_BELOW_LUNG_HU
+    sizes = lungs.sum(axis=(1, 2))
+    rim = max(1, round(2 * PIXEL_MM / pixel_mm))
+    found = False
+    for row in range(int(np.average(np.arange(sizes.size), weights=sizes))):
+        gas = _dark_parts(lungs[row], hu[row], darkest, rim)
+        labels[row][gas] = 0
+        found = found or bool(gas.any())
+    if found:
+        lowest = min(_lowest_of_largest(labels == side) for side in sides)
+        labels[:lowest][np.isin(labels[:lowest], sides)] = 0
+
+
+def _lowest_of_largest(mask: NDArray[np.bool_]) -> int:
+    """Lowest slice of a mask's largest connected part; the number of slices if it is empty."""
+    parts, count = ndimage.label(mask)
+    if not count:
+        return mask.shape[0]
+    largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())
+    return int(np.flatnonzero((parts == largest).any(axis=(1, 2)))[0])
+
+
+def _dark_parts(
+    lungs: NDArray[np.bool_], hu: NDArray[np.integer], darkest: float, rim: int
+) -> NDArray[np.bool_]:
+    """Parts of a slice's lungs whose inside is darker than that on average."""
+    parts, count = ndimage.label(lungs)
+    cores = np.where(ndimage.binary_erosion(lungs, iterations=rim), parts, 0)
+    pixels = np.bincount(cores.ravel(), minlength=count + 1)
+    sums = np.bincount(cores.ravel(), weights=hu.ravel(), minlength=count + 1)
+    dark = (pixels >= _GAS_CORE_PIXELS) & (sums < darkest * pixels)
+    dark[0] = False
+    return np.asarray(dark[parts])
 
 
 def separate_branches(labels: NDArray[np.uint8], case_id: str, pixel_mm: float = PIXEL_MM) -> None:

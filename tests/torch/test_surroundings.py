@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from training import couches  # noqa: E402
+from training import circumstances  # noqa: E402
 from training.augment import Augmentation  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known  # noqa: E402
 from training.sampling import Sampler, Sampling  # noqa: E402
@@ -99,7 +99,7 @@ def test_crops_change_couches_as_often_as_asked_for(bare: Case, lying: Case) -> 
 
 
 def test_a_validation_case_lies_on_a_couch_with_its_labels(bare: Case, lying: Case) -> None:
-    shown = couches.on_couch(bare, lying)
+    shown = circumstances.on_couch(bare, lying)
     assert (shown.hu == COUCH_HU).any(axis=(1, 2)).all()
     assert np.array_equal(shown.hu[shown.labels == 1], bare.hu[bare.labels == 1])
     assert np.array_equal(shown.labels, bare.labels)

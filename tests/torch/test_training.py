@@ -29,6 +29,7 @@ from segmate_cli.export import open_onnx  # noqa: E402
 from segmate_cli.network import NetworkConfig, build_network, network_from_checkpoint  # noqa: E402
 from training import (  # noqa: E402
     airway,
+    circumstances,
     from_bundle,
     imagenet,
     necks,
@@ -44,6 +45,7 @@ from training.augment import (  # noqa: E402
     change_intensities,
     draw_crop,
     fill_bowel,
+    fill_gas,
     swap_sides,
 )
 from training.batched import BatchMaker, Choices, gather_volumes  # noqa: E402
@@ -55,7 +57,7 @@ from training.losses import (  # noqa: E402
     targets_and_weights,
 )
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
-from training.sources import carve_sinuses, known_rows, part_lungs  # noqa: E402
+from training.sources import carve_sinuses, drop_gas, known_rows, part_lungs  # noqa: E402
 from training.train import Session, train  # noqa: E402
 
 LABELLED = {"lung_left": 1, "lung_right": 2, "liver": 8}
@@ -154,7 +156,7 @@ def test_a_device_brightens_a_trachea_alone() -> None:
     assert torch.allclose(hu[:, 34:], torch.tensor(-900.0), atol=0.1)
 
 
-@pytest.mark.parametrize("chance", ["mirror_chance", "surroundings_chance"])
+@pytest.mark.parametrize("chance", ["mirror_chance", "surroundings_chance", "gas_chance"])
 def test_what_the_device_cannot_make_is_refused_not_left_out(chance: str) -> None:
     case = made_case(np.ones((4, 8, 8), dtype=np.uint8), np.ones((4, len(ORGANS)), dtype=np.uint8))
     volumes = gather_volumes([case], torch.device("cpu"))
@@ -360,6 +362,53 @@ def test_swallowed_contrast_brightens_what_is_soft_and_no_trained_organ() -> Non
     assert torch.equal(fill_bowel(image, labels, Augmentation(), rng), image)
 
 
+def test_bowel_gas_is_no_organ_and_lies_in_the_abdomen_alone() -> None:
+    labels = torch.zeros(96, 96, dtype=torch.int32)
+    labels[:32, :32] = 8  # liver
+    image = torch.full((3, 96, 96), 50.0)
+    image[:, :, 80:] = -900.0  # lung, or the air beside the body
+    settings = Augmentation(size=96, gas_chance=1.0, gas_hu=(-1000.0, -900.0))
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        shown, told = fill_gas(image, labels, labels, settings, rng)
+        gas = (told == 12) & (labels == 0)
+        assert torch.equal(told == 8, labels == 8)
+        assert not gas[:, 80:].any()
+        inside = F.avg_pool2d(gas.float()[None], 3, 1, 1)[0] == 1
+        if inside.any():
+            assert (shown[:, inside] <= -900).all()
+        away = F.max_pool2d(gas.float()[None], 3, 1, 1)[0] == 0
+        assert torch.equal(shown[:, away], image[:, away])
+    assert gas.any()
+    chest = torch.ones(96, 96, dtype=torch.int32)
+    same = fill_gas(image, chest * 0, chest * 0, settings, np.random.default_rng(0))
+    assert torch.equal(same[0], image)
+    never = fill_gas(image, labels, labels, Augmentation(size=96), np.random.default_rng(0))
+    assert torch.equal(never[0], image)
+    assert torch.equal(never[1], labels)
+
+
+def test_gas_of_stomach_and_bowel_is_no_lung_of_a_threshold() -> None:
+    hu = np.full((30, 60, 80), 40, dtype=np.int16)
+    labels = np.zeros(hu.shape, dtype=np.uint8)
+    for value, columns in (1, np.s_[50:75]), (2, np.s_[5:30]):
+        hu[8:, 20:50, columns], labels[8:, 20:50, columns] = -800, value
+    lungs = np.array(labels)
+    hu[2:11, 4:14, 55:70], labels[2:11, 4:14, 55:70] = -990, 1  # a stomach, beside the lungs' base
+    hu[1:4, 30:33, 30:33], labels[1:4, 30:33, 30:33] = -700, 2  # bowel with contents
+    hu[20:24, 4:14, 35:45], labels[20:24, 4:14, 35:45] = -990, 2  # a bulla, at the top: lung
+    lungs[20:24, 4:14, 35:45] = 2
+    for case_id in ("btcv01", "cip64"):
+        kept = np.array(labels)
+        drop_gas(kept, hu, case_id)
+        assert np.array_equal(kept, labels)
+    drop_gas(labels, hu, "segthor01")
+    assert np.array_equal(labels, lungs)
+    none = np.zeros_like(labels)
+    drop_gas(none, hu, "segthor01")
+    assert not none.any()
+
+
 def test_lungs_change_with_their_air_and_soft_tissue_does_not() -> None:
     hu = torch.full((8, 3, 64, 64), -700.0)
     hu[:, :, 32:] = 50.0
@@ -378,6 +427,29 @@ def test_lungs_change_with_their_air_and_soft_tissue_does_not() -> None:
         assert (lung > -1000).all()
         assert lung.std() > 1
         assert torch.allclose(soft, torch.tensor(50.0))
+
+
+def test_another_tube_voltage_changes_what_is_denser_than_plain_tissue_alone() -> None:
+    hu = torch.full((8, 3, 64, 64), 40.0)
+    hu[:, :, 32:] = 150.0
+    hu[:, :, :8] = -800.0
+    settings = Augmentation(size=64, **STILL | {"enhancement_chance": 1.0})
+    rng = np.random.default_rng(1)
+    single = torch.stack([change_intensities(image, settings, rng) for image in hu])
+    nobody = np.zeros((3, 8, 8), dtype=np.uint8)
+    volumes = gather_volumes(
+        [made_case(nobody, np.ones((3, len(ORGANS)), dtype=np.uint8))], torch.device("cpu")
+    )
+    nothing = torch.zeros(8, 64, 64, dtype=torch.int32)
+    batched = BatchMaker(volumes, settings, 1).vary(hu, nothing, nothing)
+    for changed in (single, batched):
+        assert torch.equal(changed[:, :, :32], hu[:, :, :32])
+        bright = changed[:, 0, 50, 50]
+        assert (bright >= 50 + 0.4 * 100 - 0.01).all()
+        assert (bright <= 50 + 1.8 * 100 + 0.01).all()
+        assert bright.std() > 10
+    still = Augmentation(size=64, **STILL)
+    assert torch.equal(change_intensities(hu[0], still, np.random.default_rng(1)), hu[0])
 
 
 def test_a_bent_and_coarsened_crop_bends_its_labels_too() -> None:
@@ -597,6 +669,23 @@ def test_validation_scores_the_named_organs(cache: Path, config: Path, tmp_path:
     assert set(result["summary"]) == set(LABELLED)
     assert {score["case_id"] for score in result["scores"]} == {"two"}
     assert all(0 <= score["dice"] <= 1 for score in result["scores"])
+
+
+def test_circumstances_are_scored_side_by_side(
+    cache: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(config, cache, run)
+    capsys.readouterr()
+    circumstances.main([str(config), str(cache), str(run / "average.pt"), "--couches", "one"])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert len(head.split()) == len(ORGANS) + 1
+    assert [row[:16].strip() for row in rows] == list(circumstances.circumstances(cache, ["one"]))
+    for row in rows:
+        values = [float(value) for value in row[16:].split()]
+        named = [not np.isnan(value) for value in values[:-1]]
+        assert named == [organ in LABELLED for organ in ORGANS]
+        assert values[-1] == pytest.approx(np.nanmean(values[:-1]), abs=1e-4)
 
 
 def test_a_perfect_prediction_scores_one(cache: Path) -> None:
