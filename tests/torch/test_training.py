@@ -48,7 +48,8 @@ from training.augment import (  # noqa: E402
     fill_gas,
     swap_sides,
 )
-from training.batched import BatchMaker, Choices, gather_volumes  # noqa: E402
+from training.batched import BatchMaker, Choices  # noqa: E402
+from training.batched_surroundings import Surroundings  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
 from training.losses import (  # noqa: E402
     boundary_loss,
@@ -59,6 +60,7 @@ from training.losses import (  # noqa: E402
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
 from training.sources import carve_sinuses, drop_gas, known_rows, part_lungs  # noqa: E402
 from training.train import Session, train  # noqa: E402
+from training.volumes import gather_volumes  # noqa: E402
 
 LABELLED = {"lung_left": 1, "lung_right": 2, "liver": 8}
 
@@ -156,12 +158,15 @@ def test_a_device_brightens_a_trachea_alone() -> None:
     assert torch.allclose(hu[:, 34:], torch.tensor(-900.0), atol=0.1)
 
 
-@pytest.mark.parametrize("chance", ["mirror_chance", "surroundings_chance", "gas_chance"])
-def test_what_the_device_cannot_make_is_refused_not_left_out(chance: str) -> None:
+def test_what_the_device_cannot_make_is_refused_not_left_out() -> None:
     case = made_case(np.ones((4, 8, 8), dtype=np.uint8), np.ones((4, len(ORGANS)), dtype=np.uint8))
     volumes = gather_volumes([case], torch.device("cpu"))
     with pytest.raises(ValueError, match="--device cpu"):
-        BatchMaker(volumes, Augmentation(**{chance: 0.5}), 1)
+        BatchMaker(volumes, Augmentation(mirror_chance=0.5), 1)
+    maker = BatchMaker(volumes, Augmentation(size=8, surroundings_chance=0.5), 1)
+    one = torch.zeros(1).long()
+    with pytest.raises(ValueError, match="bodies"):
+        maker.make(Choices(one, one, one[None], None, Surroundings(one, one, one, one[None])))
 
 
 def test_lungs_cut_along_a_plane_are_parted_by_the_tissue_between_them() -> None:
@@ -419,8 +424,7 @@ def test_lungs_change_with_their_air_and_soft_tissue_does_not() -> None:
     volumes = gather_volumes(
         [made_case(nobody, np.ones((3, len(ORGANS)), dtype=np.uint8))], torch.device("cpu")
     )
-    nothing = torch.zeros(8, 64, 64, dtype=torch.int32)
-    batched = BatchMaker(volumes, settings, 1).vary(hu, nothing, nothing)
+    batched = BatchMaker(volumes, settings, 1).change_intensities(hu)
     for changed in (single, batched):
         lung, soft = changed[:, 0, 10, 10], changed[:, 0, 50, 50]
         assert (lung < -750).all()
@@ -440,8 +444,7 @@ def test_another_tube_voltage_changes_what_is_denser_than_plain_tissue_alone() -
     volumes = gather_volumes(
         [made_case(nobody, np.ones((3, len(ORGANS)), dtype=np.uint8))], torch.device("cpu")
     )
-    nothing = torch.zeros(8, 64, 64, dtype=torch.int32)
-    batched = BatchMaker(volumes, settings, 1).vary(hu, nothing, nothing)
+    batched = BatchMaker(volumes, settings, 1).change_intensities(hu)
     for changed in (single, batched):
         assert torch.equal(changed[:, :, :32], hu[:, :, :32])
         bright = changed[:, 0, 50, 50]
