@@ -87,7 +87,7 @@ def gather_volumes(cases: Sequence[Case], device: torch.device, bodies: bool = F
     )
 
 
-def _joined(parts: Sequence[NDArray[np.generic]], dtype: type, device: torch.device) -> Tensor:  # type: ignore[type-arg]
+def _joined(parts: Sequence[NDArray[np.generic]], dtype: type, device: torch.device) -> Tensor:
     flat = [torch.from_numpy(part.reshape(-1).astype(dtype)) for part in parts]
     return torch.cat([part.to(device) for part in flat])
 

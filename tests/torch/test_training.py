@@ -393,6 +393,31 @@ def test_bowel_gas_is_no_organ_and_lies_in_the_abdomen_alone() -> None:
     assert torch.equal(never[1], labels)
 
 
+def test_a_device_fills_bowel_and_stomach_of_abdomens_alone_with_gas(small_body: Case) -> None:
+    small_body.hu[...] = 40
+    small_body.labels[8] = 3  # a chest, for what is known of it
+    settings = Augmentation(size=64, **STILL | {"gas_chance": 0.5, "noise_chance": 0.0})
+    maker = BatchMaker(gather_volumes([small_body], torch.device("cpu")), settings, 1)
+    count = 60
+    rows = torch.tensor([2.0] * (count - 10) + [8.0] * 10)
+    made = maker.make(Choices(torch.zeros(count).long(), rows, torch.full((count, 2), 40.0)))
+    hu = (made.slices + 1) * 700 - 1000
+    own = torch.from_numpy(small_body.labels.astype(np.int32))[rows.long(), 8:72, 8:72]
+    gas = (hu < 39).any(dim=1)
+    assert 12 <= gas[:-10].flatten(1).any(dim=1).sum() <= 38
+    assert not gas[-10:].any()
+    changed = made.labels != own
+    assert (made.labels[changed] == 12).all()
+    assert (own[changed] == 0).all()
+    assert ((own == 12) & gas).any()
+    assert (gas | ~changed).all()
+    core = F.avg_pool2d(changed.float(), 3, 1, 1) == 1
+    assert core.any()
+    assert (hu.amax(dim=1)[core] <= -850 + 0.1).all()
+    away = F.max_pool2d((changed | (own == 12)).float(), 3, 1, 1) == 0
+    assert not (gas & away).any()
+
+
 def test_gas_of_stomach_and_bowel_is_no_lung_of_a_threshold() -> None:
     hu = np.full((30, 60, 80), 40, dtype=np.int16)
     labels = np.zeros(hu.shape, dtype=np.uint8)
@@ -553,6 +578,18 @@ def test_a_cache_goes_through_a_parcel_and_trains_as_on_a_gpu(
         assert np.array_equal(case.labels, whole.labels[:, rows, columns])
         error = case.hu - whole.hu[:, rows, columns].clip(-1000, 400)
         assert np.sqrt((error[case.labels == 8] ** 2.0).mean()) < 15
+        cut = dataclasses.replace(
+            case, hu=whole.hu[:, rows, columns], labels=whole.labels[:, rows, columns]
+        )
+        found, own = (
+            gather_volumes([one], torch.device("cpu"), bodies=True).bodies for one in (case, cut)
+        )
+        assert (found.inside == own.inside).float().mean() > 0.99
+        assert (found.backs - own.backs).abs().max() <= 1
+        assert own.inside.any()
+    settings = json.loads(config.read_text())
+    settings["augmentation"] |= {"surroundings_chance": 0.9, "gas_chance": 0.9, "lend_chance": 1.0}
+    config.write_text(json.dumps(settings))
     trainer = train(
         config, tmp_path / "parcel", tmp_path / "run", Session(device="cpu:0", parcel=True)
     )
