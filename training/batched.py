@@ -38,7 +38,7 @@ from training.augment import (
 )
 from training.batched_surroundings import Surroundings, choose_surroundings, swap_surroundings
 from training.cases import PIXEL_MM, SLICE_MM, Case
-from training.lending import MARGIN_PIXELS, SEAM_PIXELS, find_loan
+from training.lending import SEAM_PIXELS, find_loan, widen
 from training.sampling import Batch, Sampler
 from training.volumes import Corner, Volumes, corners_of, pixels
 
@@ -236,7 +236,7 @@ class BatchMaker:
         plane = volumes.starts[case] + row * shape[:, 1] * shape[:, 2]
         at = plane[:, None, None] + corner
         inside = (volumes.labels[at] == label[:, None, None]) & within
-        wide = F.max_pool2d(inside.float()[:, None], 2 * MARGIN_PIXELS + 1, 1, MARGIN_PIXELS)
+        wide = widen(inside)[:, None]
         soft = F.avg_pool2d(wide, SEAM_PIXELS, 1, SEAM_PIXELS // 2)
         image[to] += soft * (lent - image[to])
         around, value = wide[:, 0] > 0, label[:, None, None].to(labels.dtype)

@@ -395,7 +395,7 @@ def test_bowel_gas_is_no_organ_and_lies_in_the_abdomen_alone() -> None:
 
 def test_a_device_fills_bowel_and_stomach_of_abdomens_alone_with_gas(small_body: Case) -> None:
     small_body.hu[...] = 40
-    small_body.labels[8] = 3  # a chest, for what is known of it
+    small_body.labels[8, :40] = 3  # a slice of a chest
     settings = Augmentation(size=64, **STILL | {"gas_chance": 0.5, "noise_chance": 0.0})
     maker = BatchMaker(gather_volumes([small_body], torch.device("cpu")), settings, 1)
     count = 60
