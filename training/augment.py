@@ -32,7 +32,9 @@ CONTRASTED, BLOOD = (4, 6, 7, 8, 9, 10, 11), (6, 7)
 #: Liver to stomach: where gas is in bowel.
 ABDOMINAL = (8, 9, 10, 11, STOMACH)
 #: Lung, fat's dark half and the air around a body are darker.
-_SOLID_HU = -200
+SOLID_HU = -200
+#: Bubbles of gas: random values along a crop's side, and the level above which they are gas.
+GAS_POINTS, GAS_LEVEL = (6, 15), (1.0, 1.9)
 #: Pairs of labels that a mirrored crop swaps: lungs, kidneys.
 MIRRORED = ((1, 2), (9, 10))
 
@@ -86,8 +88,7 @@ class Augmentation:
         cut_chance: a smaller field of view, round or straight.
         mirror_chance: left and right swapped in image and labels.
         lend_chance: a kidney moved along the body, where one fits.
-        surroundings_chance: all outside the body, couch and arms, taken from another patient (on
-            the processor alone).
+        surroundings_chance: all outside the body, couch and arms, taken from another patient.
     """
 
     size: int = 192
@@ -382,9 +383,9 @@ def fill_gas(
         return image, labels
     if not any(bool((either == value).any()) for value in ABDOMINAL):
         return image, labels
-    field = _smooth_noise(1, int(rng.integers(6, 15)), config.size, rng)[0]
+    field = _smooth_noise(1, int(rng.integers(*GAS_POINTS)), config.size, rng)[0]
     free = (either == 0) | (either == STOMACH)
-    gas = (field > rng.uniform(1.0, 1.9)) & free & (image > _SOLID_HU).all(dim=0)
+    gas = (field > rng.uniform(*GAS_LEVEL)) & free & (image > SOLID_HU).all(dim=0)
     soft = F.avg_pool2d(gas.float()[None], 3, 1, 1)
     image = image + soft * (rng.uniform(*config.gas_hu) - image)
     return image, torch.where(gas, torch.tensor(STOMACH, dtype=labels.dtype), labels)

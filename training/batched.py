@@ -2,10 +2,11 @@
 
 The same augmentation with the same strengths, but for what `BatchMaker` refuses, drawn by the
 device's own generator: every case lies in the device's memory, and a crop is gathered out of it.
-Which slice of which case comes next, and which kidney is lent to it, is still said by
-`training.sampling` and `training.lending`. Two things are simpler: thick and coarse crops are the
-first and the last of a batch, as many as their chances say, so that their dearer steps touch no
-others; and what is lent is never thick.
+Which slice of which case comes next, which kidney is lent to it, and on whose couch it lies, is
+still said by `training.sampling`, `training.lending` and `training.batched_surroundings`. Three
+things are simpler: thick and coarse crops are the first and the last of a batch, as many as their
+chances say, so that their dearer steps touch no others; what is lent is never thick, and comes
+after the couch; and bubbles of gas are as fine in all crops of a batch.
 """
 
 from __future__ import annotations
@@ -21,74 +22,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.augment import (
+    ABDOMINAL,
     AIR_HU,
     BLOOD,
     CONTRASTED,
+    GAS_LEVEL,
+    GAS_POINTS,
     PLAIN_HU,
+    SOLID_HU,
     STOMACH,
     TRACHEA,
     TRACHEA_BELOW_HU,
     Augmentation,
     scale_hu,
 )
+from training.batched_surroundings import Surroundings, choose_surroundings, swap_surroundings
 from training.cases import PIXEL_MM, SLICE_MM, Case
-from training.lending import MARGIN_PIXELS, SEAM_PIXELS, find_loan
+from training.lending import SEAM_PIXELS, find_loan, widen
 from training.sampling import Batch, Sampler
+from training.volumes import Corner, Volumes, corners_of, pixels
 
 _OWN = tuple(value for value in CONTRASTED if value not in BLOOD)
-
-
-@dataclass(frozen=True, slots=True)
-class Volumes:
-    """Cases end to end in a device's memory.
-
-    Attributes:
-        hu: int16 (voxels,).
-        labels: uint8 (voxels,).
-        pseudo: uint8 (voxels,); zeros where a case has none.
-        unsure: int16 (voxels,), likewise.
-        known: uint8 (slices, organs).
-        starts: (cases,) first voxel of each case.
-        rows: (cases,) first slice of each case.
-        shapes: (cases, 3) k, j, i.
-        usable: (cases, 2) first and last slice that may be used.
-        slice_mm: (cases,).
-    """
-
-    hu: Tensor
-    labels: Tensor
-    pseudo: Tensor
-    unsure: Tensor
-    known: Tensor
-    starts: Tensor
-    rows: Tensor
-    shapes: Tensor
-    usable: Tensor
-    slice_mm: Tensor
-
-
-def gather_volumes(cases: Sequence[Case], device: torch.device) -> Volumes:
-    """Copy cases to a device."""
-
-    def joined(parts: Sequence[np.ndarray], dtype: type) -> Tensor:  # type: ignore[type-arg]
-        flat = [torch.from_numpy(part.reshape(-1).astype(dtype)) for part in parts]
-        return torch.cat([part.to(device) for part in flat])
-
-    shapes = torch.tensor([case.hu.shape for case in cases])
-    ends = shapes.prod(dim=1).cumsum(0)
-    usable = [np.flatnonzero(case.usable)[[0, -1]] for case in cases]
-    return Volumes(
-        hu=joined([case.hu for case in cases], np.int16),
-        labels=joined([case.labels for case in cases], np.uint8),
-        pseudo=joined([c.labels * 0 if c.pseudo is None else c.pseudo for c in cases], np.uint8),
-        unsure=joined([c.labels * 0 if c.unsure is None else c.unsure for c in cases], np.int16),
-        known=torch.cat([torch.from_numpy(np.array(case.known)) for case in cases]).to(device),
-        starts=(ends - shapes.prod(dim=1)).to(device),
-        rows=(shapes[:, 0].cumsum(0) - shapes[:, 0]).to(device),
-        shapes=shapes.to(device),
-        usable=torch.from_numpy(np.stack(usable)).to(device),
-        slice_mm=torch.tensor([case.info.slice_mm for case in cases], device=device),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +70,11 @@ class Choices:
     position: Tensor
     centre: Tensor
     loans: Loans | None = None
+    surroundings: Surroundings | None = None
 
 
 def choose(sampler: Sampler, count: int, rng: np.random.Generator) -> Choices:
-    """Let the sampler say which slices come next, and find kidneys to lend to them."""
+    """Let the sampler say which slices come next, and find kidneys and couches for them."""
     chosen = [sampler.choose(rng) for _ in range(count)]
     lent = [
         (n, case, round(position), int(rng.integers(2**32)))
@@ -131,6 +86,7 @@ def choose(sampler: Sampler, count: int, rng: np.random.Generator) -> Choices:
         torch.tensor([position for _, position, _ in chosen]),
         torch.tensor([centre for _, _, centre in chosen]),
         _find_loans(sampler.cases, lent) if lent else None,
+        choose_surroundings(sampler, count, rng),
     )
 
 
@@ -154,16 +110,17 @@ class BatchMaker:
     """Cuts augmented crops out of `Volumes`."""
 
     def __init__(self, volumes: Volumes, config: Augmentation, seed: int):
-        if config.mirror_chance or config.surroundings_chance or config.gas_chance:
+        if config.mirror_chance:
             raise ValueError(
-                "mirrored crops, other surroundings and gas are made by training.augment alone: "
-                "set their chances to 0, or train with --device cpu"
+                "mirrored crops are made by training.augment alone: "
+                "set mirror_chance to 0, or train with --device cpu"
             )
         self.volumes, self.config = volumes, config
         self.device = volumes.hu.device
         # What decides a shape is drawn here: to ask the device would make it wait.
         self.shapes = np.random.default_rng(seed)
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.abdominal = torch.tensor(ABDOMINAL, device=self.device)
 
     def make(self, choices: Choices) -> Batch:
         """One batch on the device."""
@@ -174,19 +131,24 @@ class BatchMaker:
         shape = volumes.shapes[case]
         nearest = torch.minimum(position.round().long().clamp_min(0), shape[:, 0] - 1)
         plane = volumes.starts[case] + nearest * shape[:, 1] * shape[:, 2]
-        corner, inside = _pixels(rows.round().long(), columns.round().long(), shape)
+        corner, inside = pixels(rows.round().long(), columns.round().long(), shape)
         at = plane[:, None, None] + corner
         labels, pseudo, unsure = (
             volume[at].int() * inside for volume in (volumes.labels, volumes.pseudo, volumes.unsure)
         )
         distance = self.distances(len(case))
-        image = self.slices(case, position, rows, columns, distance)
+        corners = corners_of(rows, columns, shape)
+        around = self.surround(choices.surroundings, case, nearest, corners)
+        image = self.slices(case, position, corners, distance)
+        if around is not None:
+            image[around[0]] += around[1][:, None]
         known = volumes.known[volumes.rows[case] + nearest]
         if choices.loans is not None:
             self.lend(
                 choices.loans, case, (rows, columns), distance, (image, labels, pseudo, known)
             )
-        image = self.vary(image, labels, pseudo)
+        image, labels = self.change_contents(image, labels, pseudo)
+        image = self.change_intensities(image)
         outside = self.chance(config.cut_chance, len(case))[:, None, None] & self.beyond(len(case))
         image = torch.where(outside[:, None], AIR_HU, image)
         cut = [torch.where(outside, 0, values) for values in (labels, pseudo)]
@@ -239,6 +201,20 @@ class BatchMaker:
         distance = self.uniform(*self.config.slice_distance_mm, count)
         return torch.where(own_distance, SLICE_MM, distance)
 
+    def surround(
+        self,
+        chosen: Surroundings | None,
+        case: Tensor,
+        row: Tensor,
+        corners: Sequence[Corner],
+    ) -> tuple[Tensor, Tensor] | None:
+        """Which crops get others' surroundings, and these; takes their own off the corners."""
+        if chosen is None:
+            return None
+        parts = (chosen.to, chosen.case, chosen.row, chosen.aside)
+        chosen = Surroundings(*(part.to(self.device) for part in parts))
+        return chosen.to, swap_surroundings(self.volumes, chosen, case, row, corners)
+
     def lend(
         self,
         loans: Loans,
@@ -254,12 +230,13 @@ class BatchMaker:
         shift = loans.shift.to(self.device).float()[:, :, None, None]
         case, shape = case[to], volumes.shapes[case[to]]
         rows, columns = places[0][to] - shift[:, 0], places[1][to] - shift[:, 1]
-        lent = self.slices(case, row.float(), rows, columns, distance[to], thick=0)
-        corner, within = _pixels(rows.round().long(), columns.round().long(), shape)
+        corners = corners_of(rows, columns, shape)
+        lent = self.slices(case, row.float(), corners, distance[to], thick=0)
+        corner, within = pixels(rows.round().long(), columns.round().long(), shape)
         plane = volumes.starts[case] + row * shape[:, 1] * shape[:, 2]
         at = plane[:, None, None] + corner
         inside = (volumes.labels[at] == label[:, None, None]) & within
-        wide = F.max_pool2d(inside.float()[:, None], 2 * MARGIN_PIXELS + 1, 1, MARGIN_PIXELS)
+        wide = widen(inside)[:, None]
         soft = F.avg_pool2d(wide, SEAM_PIXELS, 1, SEAM_PIXELS // 2)
         image[to] += soft * (lent - image[to])
         around, value = wide[:, 0] > 0, label[:, None, None].to(labels.dtype)
@@ -271,8 +248,7 @@ class BatchMaker:
         self,
         case: Tensor,
         position: Tensor,
-        rows: Tensor,
-        columns: Tensor,
+        corners: Sequence[Corner],
         distance: Tensor,
         thick: int | None = None,
     ) -> Tensor:
@@ -281,23 +257,18 @@ class BatchMaker:
         thick = round(config.thick_chance * count) if thick is None else thick
         step = distance / self.volumes.slice_mm[case]
         blur = self.uniform(*config.thickness_mm, thick) / self.volumes.slice_mm[case[:thick]]
-        planes = []
+        planes, first = [], [corner.first(thick) for corner in corners]
         for offset in (-step, torch.zeros_like(step), step):
-            plane = self.slice_at(case, position + offset, rows, columns)
+            plane = self.slice_at(case, position + offset, corners)
+            middle = (position + offset)[:thick]
             ahead, behind = (
-                self.slice_at(
-                    case[:thick],
-                    (position + offset)[:thick] + side * blur,
-                    rows[:thick],
-                    columns[:thick],
-                )
-                for side in (1, -1)
+                self.slice_at(case[:thick], middle + side * blur, first) for side in (1, -1)
             )
             plane[:thick] = (plane[:thick] + ahead + behind) / 3
             planes.append(plane)
         return torch.stack(planes, dim=1) + AIR_HU
 
-    def slice_at(self, case: Tensor, position: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def slice_at(self, case: Tensor, position: Tensor, corners: Sequence[Corner]) -> Tensor:
         """HU above air (N, H, W) between slices, rows and columns; 0 outside."""
         volumes, shape = self.volumes, self.volumes.shapes[case]
         first, last = volumes.usable[case].unbind(1)
@@ -307,23 +278,23 @@ class BatchMaker:
         size = shape[:, 1] * shape[:, 2]
         below = (volumes.starts[case] + low * size)[:, None, None]
         above = below + (torch.minimum(low + 1, last) - low).mul(size)[:, None, None]
-        top, left = rows.floor(), columns.floor()
-        down, right = rows - top, columns - left
-        total = torch.zeros_like(rows)
-        for j, by_row in ((0, 1 - down), (1, down)):
-            for i, by_column in ((0, 1 - right), (1, right)):
-                corner, inside = _pixels(top.long() + j, left.long() + i, shape)
-                value = torch.lerp(
-                    volumes.hu[below + corner].float(), volumes.hu[above + corner].float(), weight
-                )
-                total += (value - AIR_HU) * (by_row * by_column * inside)
+        total = torch.zeros_like(corners[0].weight)
+        for corner in corners:
+            ends = (volumes.hu[plane + corner.place].float() for plane in (below, above))
+            total += (torch.lerp(*ends, weight) - AIR_HU) * corner.weight
         return total
 
-    def vary(self, image: Tensor, labels: Tensor, pseudo: Tensor) -> Tensor:
-        """Contrast of organs, bowel, soft tissue, sharpness, noise and quantisation."""
+    def change_contents(
+        self, image: Tensor, labels: Tensor, pseudo: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Contrast of organs, the trachea's air, what bowel holds; and labels, with its gas."""
         image = self.change_organs(image, labels)
         either = torch.where(labels > 0, labels, pseudo)
         image = self.fill_bowel(self.brighten_trachea(image, either), either)
+        return self.fill_gas(image, labels, either)
+
+    def change_intensities(self, image: Tensor) -> Tensor:
+        """Soft tissue and air, sharpness, noise and quantisation."""
         config, count = self.config, len(image)
 
         def each(values: Tensor) -> Tensor:
@@ -409,6 +380,20 @@ class BatchMaker:
         amount = wide * blobs[:, None] * strength[:, None, None, None]
         return image + amount * ((image > -60) & (image < 120))
 
+    def fill_gas(self, image: Tensor, labels: Tensor, either: Tensor) -> tuple[Tensor, Tensor]:
+        """Blobs of what no label claims, and of the stomach, gas, labelled as stomach."""
+        config, count = self.config, len(image)
+        if not config.gas_chance:
+            return image, labels
+        filled = torch.isin(either, self.abdominal).flatten(1).any(dim=1)
+        filled = filled & self.chance(config.gas_chance, count)
+        field = self.smooth_noise(count, 1, int(self.shapes.integers(*GAS_POINTS)))[:, 0]
+        gas = (field > self.uniform(*GAS_LEVEL, count)[:, None, None]) & filled[:, None, None]
+        gas &= ((either == 0) | (either == STOMACH)) & (image > SOLID_HU).all(dim=1)
+        soft = F.avg_pool2d(gas.float()[:, None], 3, 1, 1)
+        hu = self.uniform(*config.gas_hu, count)[:, None, None, None]
+        return image + soft * (hu - image), torch.where(gas, STOMACH, labels)
+
     def beyond(self, count: int) -> Tensor:
         """Pixels (N, H, W) outside a random circle, or beyond a straight edge."""
         axis = torch.linspace(-1, 1, self.config.size, device=self.device)
@@ -420,12 +405,3 @@ class BatchMaker:
         edge = self.uniform(0.3, 0.8, count)[:, None, None]
         straight = rows * angle.sin() + columns * angle.cos() > edge
         return torch.where(self.chance(0.6, count)[:, None, None], outside, straight)
-
-
-def _pixels(rows: Tensor, columns: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
-    """Place of each pixel in its slice, clamped into it, and whether it was inside."""
-    height, width = shape[:, 1, None, None], shape[:, 2, None, None]
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    rows = torch.minimum(rows.clamp_min(0), height - 1)
-    columns = torch.minimum(columns.clamp_min(0), width - 1)
-    return rows * width + columns, inside

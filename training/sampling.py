@@ -99,9 +99,9 @@ class Sampler:
         self.trust: list[list[float]] = [[] for _ in ORGANS]
         for number, case in enumerate(self.cases):
             self._add(number, case, shown[number])
-        self.sources: dict[str, list[Case]] = {}
-        for case in self.cases:
-            self.sources.setdefault(source_of(case.info.case_id), []).append(case)
+        self.sources: dict[str, list[int]] = {}
+        for number, case in enumerate(self.cases):
+            self.sources.setdefault(source_of(case.info.case_id), []).append(number)
         weights = [sampling.organ_weights.get(organ, 1.0) for organ in ORGANS]
         present = np.array([bool(places) for places in self.places])
         self.organ_weights = np.array(weights) * present
@@ -130,7 +130,8 @@ class Sampler:
         return draw_crop(self.cases[case], position, centre, self.augmentation, rng, others)
 
     def _one_of_each_source(self, rng: np.random.Generator) -> list[Case]:
-        return [cases[int(rng.integers(len(cases)))] for cases in self.sources.values()]
+        numbers = [of[int(rng.integers(len(of)))] for of in self.sources.values()]
+        return [self.cases[number] for number in numbers]
 
     def choose(self, rng: np.random.Generator) -> tuple[int, float, tuple[float, float]]:
         """Which case comes next, where along it (may lie between slices), and around what."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.cases import Case
 
-_AIR_HU = -1000
+AIR_HU = -1000
 _BODY_HU = -350
 #: What is thinner than twice this comes off: a sheet, a tube, the rim of a couch.
 _THIN_PIXELS = 2
@@ -46,12 +46,10 @@ def swap_surroundings(stack: Tensor, other: Case, row: int, rng: np.random.Gener
     body = body_of(others)
     if own is None or body is None:
         return stack
-    shift = [
-        int(a - b + rng.integers(-_SHIFT_PIXELS, _SHIFT_PIXELS + 1))
-        for a, b in zip(_back(own), _back(body), strict=True)
-    ]
-    around = np.where(body, _AIR_HU, others).astype(np.float32)
-    moved = np.full(own.shape, _AIR_HU, dtype=np.float32)
+    aside = draw_aside(rng)
+    shift = [a - b + c for a, b, c in zip(back_of(own), back_of(body), aside, strict=True)]
+    around = np.where(body, AIR_HU, others).astype(np.float32)
+    moved = np.full(own.shape, AIR_HU, dtype=np.float32)
     sizes = zip(shift, own.shape, body.shape, strict=True)
     into = tuple(slice(max(0, by), min(to, by + of)) for by, to, of in sizes)
     if any(part.start >= part.stop for part in into):
@@ -61,7 +59,13 @@ def swap_surroundings(stack: Tensor, other: Case, row: int, rng: np.random.Gener
     return torch.where(torch.from_numpy(own), stack, torch.from_numpy(moved))
 
 
-def _back(body: NDArray[np.bool_]) -> tuple[int, int]:
+def draw_aside(rng: np.random.Generator) -> tuple[int, int]:
+    """Rows and columns by which one back comes to lie off the other's place."""
+    rows, columns = rng.integers(-_SHIFT_PIXELS, _SHIFT_PIXELS + 1, 2)
+    return int(rows), int(columns)
+
+
+def back_of(body: NDArray[np.bool_]) -> tuple[int, int]:
     """The lowest row of a body, and its middle column."""
     rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
     return int(rows[-1]), int(columns[0] + columns[-1]) // 2

@@ -33,7 +33,7 @@ from segmate_cli.network import (
     training_heads,
 )
 from training.augment import Augmentation
-from training.batched import BatchMaker, Choices, choose, gather_volumes
+from training.batched import BatchMaker, Choices, choose
 from training.cases import ORGANS, Case, load_cases
 from training.losses import (
     boundary_loss,
@@ -44,6 +44,7 @@ from training.losses import (
 )
 from training.parcel import unpack
 from training.sampling import Batch, Prefetcher, Sampler, Sampling
+from training.volumes import gather_volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,8 @@ def batches_on(
     """What gives one batch after the other: drawn by the processor, or made on the device."""
     if device == "cpu":
         return Prefetcher(sampler, config.batch, config.seed, step).next
-    volumes = gather_volumes(sampler.cases, torch.device(device))
+    bodies = sampler.augmentation.surroundings_chance > 0
+    volumes = gather_volumes(sampler.cases, torch.device(device), bodies)
     maker = BatchMaker(volumes, sampler.augmentation, config.seed + step)
     waiting: queue.Queue[Choices] = queue.Queue(maxsize=8)
 

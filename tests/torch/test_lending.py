@@ -15,10 +15,11 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from training.augment import Augmentation, draw_crop  # noqa: E402
-from training.batched import BatchMaker, Choices, Loans, choose, gather_volumes  # noqa: E402
+from training.batched import BatchMaker, Choices, Loans, choose  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known  # noqa: E402
 from training.lending import find_loan, paste_labels, paste_slices  # noqa: E402
 from training.sampling import Sampler, Sampling  # noqa: E402
+from training.volumes import gather_volumes  # noqa: E402
 
 SLICE_MM = 3.0
 KIDNEY_HU, FAT_HU, MUSCLE_HU = 180, -100, 60

@@ -48,7 +48,8 @@ from training.augment import (  # noqa: E402
     fill_gas,
     swap_sides,
 )
-from training.batched import BatchMaker, Choices, gather_volumes  # noqa: E402
+from training.batched import BatchMaker, Choices  # noqa: E402
+from training.batched_surroundings import Surroundings  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known, load_case  # noqa: E402
 from training.losses import (  # noqa: E402
     boundary_loss,
@@ -59,6 +60,7 @@ from training.losses import (  # noqa: E402
 from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
 from training.sources import carve_sinuses, drop_gas, known_rows, part_lungs  # noqa: E402
 from training.train import Session, train  # noqa: E402
+from training.volumes import gather_volumes  # noqa: E402
 
 LABELLED = {"lung_left": 1, "lung_right": 2, "liver": 8}
 
@@ -156,12 +158,15 @@ def test_a_device_brightens_a_trachea_alone() -> None:
     assert torch.allclose(hu[:, 34:], torch.tensor(-900.0), atol=0.1)
 
 
-@pytest.mark.parametrize("chance", ["mirror_chance", "surroundings_chance", "gas_chance"])
-def test_what_the_device_cannot_make_is_refused_not_left_out(chance: str) -> None:
+def test_what_the_device_cannot_make_is_refused_not_left_out() -> None:
     case = made_case(np.ones((4, 8, 8), dtype=np.uint8), np.ones((4, len(ORGANS)), dtype=np.uint8))
     volumes = gather_volumes([case], torch.device("cpu"))
     with pytest.raises(ValueError, match="--device cpu"):
-        BatchMaker(volumes, Augmentation(**{chance: 0.5}), 1)
+        BatchMaker(volumes, Augmentation(mirror_chance=0.5), 1)
+    maker = BatchMaker(volumes, Augmentation(size=8, surroundings_chance=0.5), 1)
+    one = torch.zeros(1).long()
+    with pytest.raises(ValueError, match="bodies"):
+        maker.make(Choices(one, one, one[None], None, Surroundings(one, one, one, one[None])))
 
 
 def test_lungs_cut_along_a_plane_are_parted_by_the_tissue_between_them() -> None:
@@ -388,6 +393,31 @@ def test_bowel_gas_is_no_organ_and_lies_in_the_abdomen_alone() -> None:
     assert torch.equal(never[1], labels)
 
 
+def test_a_device_fills_bowel_and_stomach_of_abdomens_alone_with_gas(small_body: Case) -> None:
+    small_body.hu[...] = 40
+    small_body.labels[8, :40] = 3  # a slice of a chest
+    settings = Augmentation(size=64, **STILL | {"gas_chance": 0.5, "noise_chance": 0.0})
+    maker = BatchMaker(gather_volumes([small_body], torch.device("cpu")), settings, 1)
+    count = 60
+    rows = torch.tensor([2.0] * (count - 10) + [8.0] * 10)
+    made = maker.make(Choices(torch.zeros(count).long(), rows, torch.full((count, 2), 40.0)))
+    hu = (made.slices + 1) * 700 - 1000
+    own = torch.from_numpy(small_body.labels.astype(np.int32))[rows.long(), 8:72, 8:72]
+    gas = (hu < 39).any(dim=1)
+    assert 12 <= gas[:-10].flatten(1).any(dim=1).sum() <= 38
+    assert not gas[-10:].any()
+    changed = made.labels != own
+    assert (made.labels[changed] == 12).all()
+    assert (own[changed] == 0).all()
+    assert ((own == 12) & gas).any()
+    assert (gas | ~changed).all()
+    core = F.avg_pool2d(changed.float(), 3, 1, 1) == 1
+    assert core.any()
+    assert (hu.amax(dim=1)[core] <= -850 + 0.1).all()
+    away = F.max_pool2d((changed | (own == 12)).float(), 3, 1, 1) == 0
+    assert not (gas & away).any()
+
+
 def test_gas_of_stomach_and_bowel_is_no_lung_of_a_threshold() -> None:
     hu = np.full((30, 60, 80), 40, dtype=np.int16)
     labels = np.zeros(hu.shape, dtype=np.uint8)
@@ -419,8 +449,7 @@ def test_lungs_change_with_their_air_and_soft_tissue_does_not() -> None:
     volumes = gather_volumes(
         [made_case(nobody, np.ones((3, len(ORGANS)), dtype=np.uint8))], torch.device("cpu")
     )
-    nothing = torch.zeros(8, 64, 64, dtype=torch.int32)
-    batched = BatchMaker(volumes, settings, 1).vary(hu, nothing, nothing)
+    batched = BatchMaker(volumes, settings, 1).change_intensities(hu)
     for changed in (single, batched):
         lung, soft = changed[:, 0, 10, 10], changed[:, 0, 50, 50]
         assert (lung < -750).all()
@@ -440,8 +469,7 @@ def test_another_tube_voltage_changes_what_is_denser_than_plain_tissue_alone() -
     volumes = gather_volumes(
         [made_case(nobody, np.ones((3, len(ORGANS)), dtype=np.uint8))], torch.device("cpu")
     )
-    nothing = torch.zeros(8, 64, 64, dtype=torch.int32)
-    batched = BatchMaker(volumes, settings, 1).vary(hu, nothing, nothing)
+    batched = BatchMaker(volumes, settings, 1).change_intensities(hu)
     for changed in (single, batched):
         assert torch.equal(changed[:, :, :32], hu[:, :, :32])
         bright = changed[:, 0, 50, 50]
@@ -550,6 +578,18 @@ def test_a_cache_goes_through_a_parcel_and_trains_as_on_a_gpu(
         assert np.array_equal(case.labels, whole.labels[:, rows, columns])
         error = case.hu - whole.hu[:, rows, columns].clip(-1000, 400)
         assert np.sqrt((error[case.labels == 8] ** 2.0).mean()) < 15
+        cut = dataclasses.replace(
+            case, hu=whole.hu[:, rows, columns], labels=whole.labels[:, rows, columns]
+        )
+        found, own = (
+            gather_volumes([one], torch.device("cpu"), bodies=True).bodies for one in (case, cut)
+        )
+        assert (found.inside == own.inside).float().mean() > 0.99
+        assert (found.backs - own.backs).abs().max() <= 1
+        assert own.inside.any()
+    settings = json.loads(config.read_text())
+    settings["augmentation"] |= {"surroundings_chance": 0.9, "gas_chance": 0.9, "lend_chance": 1.0}
+    config.write_text(json.dumps(settings))
     trainer = train(
         config, tmp_path / "parcel", tmp_path / "run", Session(device="cpu:0", parcel=True)
     )
