@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from training.cases import PIXEL_MM, Case, CaseInfo, save_case
+from training.cases import ORGANS, PIXEL_MM, Case, CaseInfo, save_case
 from training.sources import (
+    DOUBTED_TEACHER,
     carve_sinuses,
     drop_gas,
     known_rows,
@@ -85,11 +86,13 @@ def to_lps(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]]:
 
 
 def merged_labels(folder: Path, hand: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Complete the hands' labels by the teacher's, where no hand labelled."""
+    """Complete the hands' labels by the teacher's, where no hand labelled and it can be believed."""
     teacher_path = folder / "teacher.nii.gz"
     if not teacher_path.exists():
         return hand
     teacher = to_lps(teacher_path)[0].astype(np.uint8)
+    for organ in DOUBTED_TEACHER.get(folder.name, ()):
+        teacher[teacher == ORGANS.index(organ) + 1] = 0
     return np.where(hand > 0, hand, teacher)
 
 
