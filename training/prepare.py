@@ -86,7 +86,7 @@ def to_lps(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]]:
 
 
 def merged_labels(folder: Path, hand: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Complete the hands' labels by the teacher's, where no hand labelled and it can be believed."""
+    """Complete the hands' labels by the teacher's, where no hand labelled and it is believed."""
     teacher_path = folder / "teacher.nii.gz"
     if not teacher_path.exists():
         return hand

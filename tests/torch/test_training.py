@@ -221,6 +221,23 @@ def test_fat_inside_a_teachers_kidney_is_no_kidney() -> None:
     assert (labels[2, 8:32, 8:32] == 9).all()
 
 
+@pytest.mark.parametrize(("name", "believed"), [("segthor10", False), ("segthor03", True)])
+def test_a_doubted_organ_of_the_teacher_is_unlabelled(
+    tmp_path: Path, name: str, believed: bool
+) -> None:
+    teacher = np.zeros((6, 7, 8), dtype=np.uint8)
+    teacher[:2], teacher[4:] = 9, 8  # along the rows of the file, whose last axis is the slices
+    folder = tmp_path / name
+    folder.mkdir()
+    nib.save(nib.Nifti1Image(teacher, np.eye(4)), folder / "teacher.nii.gz")
+    hand = np.zeros((8, 7, 6), dtype=np.uint8)
+    hand[0, 0] = 6
+    merged = prepare.merged_labels(folder, hand)
+    assert (merged[0, 0] == 6).all()
+    assert (merged == 9).any() == believed
+    assert (merged == 8).sum() == 2 * (7 * 8 - 1)
+
+
 def test_a_masked_source_shows_its_highest_slices_alone() -> None:
     labels = np.full((10, 10, 10), 5, dtype=np.uint8)
     info = {"id": "kbp999", "labels": {"spinal_cord": 5}, "full_body_slices": 4}
