@@ -11,10 +11,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
 from training.augment import Augmentation, Crop, draw_crop
 from training.cases import ORGANS, Case, Known, source_of
+from training.surroundings import body_of
+
+#: Gas in a body: so dark, in one piece of so many pixels, more than a bronchus has.
+_GAS_HU = -900
+_GAS_PIXELS = 200
+_LUNGS = (0, 1)
+_INVENTED = ("phantom", "synthetic")
 
 _TRUST = {Known.HAND: 1.0, Known.TEACHER: 0.35, Known.PSEUDO: 0.35}
 
@@ -28,6 +36,7 @@ class Sampling:
         anywhere_chance: any usable slice of any case instead of an organ's.
         beside_chance: a slice near an organ's ends, or elsewhere in the case, instead of in it.
         invented_share: how much a phantom or a painted label map counts beside a real case.
+        gas_chance: a slice with gas in stomach or bowel, which is no lung, instead.
         source_shares: by organ, how much cases count whose names begin so, where it is not 1.
     """
 
@@ -35,6 +44,7 @@ class Sampling:
     anywhere_chance: float = 0.15
     beside_chance: float = 0.25
     invented_share: float = 0.15
+    gas_chance: float = 0.0
     source_shares: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -85,6 +95,24 @@ def _labelled(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.
     return slices * len(ORGANS) + flat[places] - 1, pixels
 
 
+def find_gas(case: Case) -> NDArray[np.int64]:
+    """Slices of a real case that show gas inside the body, and where lungs are known."""
+    if case.info.case_id.startswith(_INVENTED):
+        return np.array([], dtype=np.int64)
+    known = case.usable & (case.known[:, _LUNGS] != Known.NO).all(axis=1)
+    rows = []
+    for row in np.flatnonzero(known):
+        dark = (case.hu[row] < _GAS_HU) & (case.labels[row] == 0)
+        if case.pseudo is not None:
+            dark &= case.pseudo[row] == 0
+        body = body_of(case.hu[row]) if np.count_nonzero(dark) >= _GAS_PIXELS else None
+        if body is not None:
+            parts, _ = ndimage.label(dark & body)
+            if np.bincount(parts.ravel())[1:].max(initial=0) >= _GAS_PIXELS:
+                rows.append(row)
+    return np.array(rows, dtype=np.int64)
+
+
 class Sampler:
     """Draws crops from prepared cases."""
 
@@ -95,6 +123,8 @@ class Sampler:
         with ThreadPoolExecutor() as pool:
             self.bodies = list(pool.map(body_centre, self.cases))
             shown = list(pool.map(what_slices_show, self.cases))
+            gas = list(pool.map(find_gas, self.cases)) if sampling.gas_chance else []
+        self.gas = [(number, rows) for number, rows in enumerate(gas) if rows.size]
         self.places: list[list[_Place]] = [[] for _ in ORGANS]
         self.trust: list[list[float]] = [[] for _ in ORGANS]
         for number, case in enumerate(self.cases):
@@ -117,7 +147,7 @@ class Sampler:
             level = Known(int(np.bincount(case.known[rows, channel]).argmax()))
             # A case of twenty slices counts less than one of two hundred, not ten times less.
             trust = _TRUST[level] * float(np.sqrt(rows.size * case.info.slice_mm))
-            if case.info.case_id.startswith(("phantom", "synthetic")):
+            if case.info.case_id.startswith(_INVENTED):
                 trust *= self.sampling.invented_share
             for start, share in self.sampling.source_shares.get(ORGANS[channel], {}).items():
                 trust *= share if case.info.case_id.startswith(start) else 1.0
@@ -145,6 +175,9 @@ class Sampler:
         if rng.random() < self.sampling.anywhere_chance:
             number = int(rng.integers(len(self.cases)))
             return number, self._any_slice(number, rng), self.bodies[number]
+        if self.gas and rng.random() < self.sampling.gas_chance:
+            number, rows = self.gas[int(rng.integers(len(self.gas)))]
+            return number, float(rng.choice(rows)), self.bodies[number]
         channel = int(rng.choice(len(ORGANS), p=self.organ_weights))
         trust = np.array(self.trust[channel])
         place = self.places[channel][int(rng.choice(len(trust), p=trust / trust.sum()))]

@@ -57,7 +57,7 @@ from training.losses import (  # noqa: E402
     segmentation_loss,
     targets_and_weights,
 )
-from training.sampling import Batch, Sampler, Sampling, draw_batch  # noqa: E402
+from training.sampling import Batch, Sampler, Sampling, draw_batch, find_gas  # noqa: E402
 from training.sources import carve_sinuses, drop_gas, known_rows, part_lungs  # noqa: E402
 from training.train import Session, train  # noqa: E402
 from training.volumes import gather_volumes  # noqa: E402
@@ -433,6 +433,27 @@ def test_a_device_fills_bowel_and_stomach_of_abdomens_alone_with_gas(small_body:
     assert (hu.amax(dim=1)[core] <= -850 + 0.1).all()
     away = F.max_pool2d((changed | (own == 12)).float(), 3, 1, 1) == 0
     assert not (gas & away).any()
+
+
+def test_slices_with_bowel_gas_are_asked_for_where_lungs_are_known() -> None:
+    labels = np.zeros((6, 64, 64), dtype=np.uint8)
+    hu = np.full(labels.shape, -1000, dtype=np.int16)
+    hu[:, 4:60, 4:60] = 40
+    hu[:, 10:30, 10:30], labels[:, 10:30, 10:30] = -950, 2  # a lung in every slice
+    hu[1:4, 35:52, 35:52] = -980  # a stomach
+    hu[4, 35:45, 35:45] = -980  # a bronchus
+    known = np.ones((6, len(ORGANS)), dtype=np.uint8)
+    known[3, 0] = Known.NO
+    case = dataclasses.replace(made_case(labels, known), hu=hu)
+    assert find_gas(case).tolist() == [1, 2]
+    invented = dataclasses.replace(case.info, case_id="phantom1000")
+    assert not find_gas(dataclasses.replace(case, info=invented)).size
+    settings = Augmentation(size=32)
+    always = Sampling(anywhere_chance=0.0, gas_chance=1.0)
+    sampler = Sampler([case], always, settings)
+    rng = np.random.default_rng(2)
+    assert {sampler._choose(rng)[1] for _ in range(20)} == {1.0, 2.0}
+    assert not Sampler([case], Sampling(), settings).gas
 
 
 def test_gas_of_stomach_and_bowel_is_no_lung_of_a_threshold() -> None:
