@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from training.validate import score_case
 
 #: A couch of each kind: foam on a flat board, thin and bent, deep and bent; a masked scan has none.
 COUCHES = ("segthor04", "btcv05", "ircad19", "kbp022")
+#: Air and lung are less dense.
+_AIRY_HU = -400
 _Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -48,9 +51,19 @@ def enhanced(hu: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     return hu + np.maximum(hu - PLAIN_HU, 0) * np.float32(factor - 1)
 
 
+def denser(hu: NDArray[np.float32], by_hu: float) -> NDArray[np.float32]:
+    """HU with all but air and lung so much denser."""
+    return np.where(hu > _AIRY_HU, hu + np.float32(by_hu), hu)
+
+
+def stepped(hu: NDArray[np.float32], step_hu: float) -> NDArray[np.float32]:
+    """HU in steps, as 8-bit sources have them."""
+    return np.asarray(np.round(hu / step_hu) * step_hu, dtype=np.float32)
+
+
 def airier(hu: NDArray[np.float32], by_hu: float) -> NDArray[np.float32]:
     """HU with air and lung brighter, as breathing out and scatter make them."""
-    return np.where(hu < -400, hu + np.float32(by_hu), hu)
+    return np.where(hu < _AIRY_HU, hu + np.float32(by_hu), hu)
 
 
 def blurred(hu: NDArray[np.float32], share: float) -> NDArray[np.float32]:
@@ -73,15 +86,15 @@ def in_circle(hu: NDArray[np.float32], share: float) -> NDArray[np.float32]:
 
 #: Changes of HU alone, by what stands in the table.
 CHANGES: dict[str, _Change] = {
-    "contrast x 0.5": lambda hu: enhanced(hu, 0.5),
-    "contrast x 1.6": lambda hu: enhanced(hu, 1.6),
-    "tissue -25 HU": lambda hu: np.where(hu > -400, hu - 25, hu),
-    "tissue +25 HU": lambda hu: np.where(hu > -400, hu + 25, hu),
-    "air +80 HU": lambda hu: airier(hu, 80),
-    "8-bit steps": lambda hu: np.round(hu / 32) * 32,
-    "blurred": lambda hu: blurred(hu, 1.0),
-    "sharpened": lambda hu: blurred(hu, -1.0),
-    "circle of 0.9": lambda hu: in_circle(hu, 0.9),
+    "contrast x 0.5": partial(enhanced, factor=0.5),
+    "contrast x 1.6": partial(enhanced, factor=1.6),
+    "tissue -25 HU": partial(denser, by_hu=-25),
+    "tissue +25 HU": partial(denser, by_hu=25),
+    "air +80 HU": partial(airier, by_hu=80),
+    "8-bit steps": partial(stepped, step_hu=32),
+    "blurred": partial(blurred, share=1.0),
+    "sharpened": partial(blurred, share=-1.0),
+    "circle of 0.9": partial(in_circle, share=0.9),
 }
 
 
@@ -116,13 +129,12 @@ def circumstances(cache: Path, couches: Sequence[str]) -> dict[str, Callable[[Ca
     """What may be asked for, by name."""
     found: dict[str, Callable[[Case], Case]] = {"as it is": lambda case: case}
     for couch in couches:
-        other = load_case(cache / couch)
-        found[f"on {couch}'s"] = lambda case, other=other: on_couch(case, other)  # type: ignore[misc]
+        found[f"on {couch}'s"] = partial(on_couch, other=load_case(cache / couch))
     for name, change in CHANGES.items():
-        found[name] = lambda case, change=change: changed(case, change)  # type: ignore[misc]
+        found[name] = partial(changed, change=change)
     for factor in (0.8, 1.25):
-        found[f"size x {factor}"] = lambda case, by=factor: magnified(case, by)  # type: ignore[misc]
-    found["turned 12 deg"] = lambda case: magnified(case, 1.0, 12.0)
+        found[f"size x {factor}"] = partial(magnified, factor=factor)
+    found["turned 12 deg"] = partial(magnified, factor=1.0, angle_deg=12.0)
     return found
 
 
