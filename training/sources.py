@@ -35,8 +35,8 @@ _NECK_UNKNOWN_MM = 60.0
 _PARTED_BY_PLANE = "imlab"
 _PLANE_REACH_MM = 30.0
 #: Lungs by a threshold took gas of stomach and bowel along: parts of a slice, below the middle of
-#: the lungs, that are so much darker than lungs inside (0.6 to 260 ml of 3 in 30 chests, of others
-#: at most 1 ml).
+#: the lungs, that are so much darker inside than lungs (100 to 340 ml in 3 of 30 chests, 3 ml of
+#: a bronchus in one, nothing in the others).
 _BY_THRESHOLD = "segthor"
 _GAS_BELOW_LUNG_HU = 100
 _GAS_CORE_PIXELS = 10
