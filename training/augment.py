@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.cases import PIXEL_MM, SLICE_MM, Case
+from training.cases import AIR_HU, PIXEL_MM, SLICE_MM, Case
 from training.lending import Loan, find_loan, paste_labels, paste_slices
 from training.surroundings import swap_surroundings
 
-AIR_HU = -1000.0
 LOW_HU, HIGH_HU = -1000.0, 400.0
 TRACHEA, STOMACH = 3, 12
 #: Air, for what brightens a trachea.
@@ -381,14 +380,14 @@ def fill_gas(
     """
     if not config.gas_chance or rng.random() >= config.gas_chance:
         return image, labels
-    if not any(bool((either == value).any()) for value in ABDOMINAL):
+    if not torch.isin(either, torch.tensor(ABDOMINAL)).any():
         return image, labels
     field = _smooth_noise(1, int(rng.integers(*GAS_POINTS)), config.size, rng)[0]
     free = (either == 0) | (either == STOMACH)
     gas = (field > rng.uniform(*GAS_LEVEL)) & free & (image > SOLID_HU).all(dim=0)
     soft = F.avg_pool2d(gas.float()[None], 3, 1, 1)
     image = image + soft * (rng.uniform(*config.gas_hu) - image)
-    return image, torch.where(gas, torch.tensor(STOMACH, dtype=labels.dtype), labels)
+    return image, labels.masked_fill(gas, STOMACH)
 
 
 def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Generator) -> Tensor:
@@ -417,11 +416,16 @@ def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Gener
 
 
 def change_enhancement(image: Tensor, config: Augmentation, rng: np.random.Generator) -> Tensor:
-    """Make all that is denser than plain soft tissue so many times as dense above it."""
+    """Make bone and iodine brighter or darker at once, as another tube voltage does."""
     if not config.enhancement_chance or rng.random() >= config.enhancement_chance:
         return image
     factor = math.exp(rng.uniform(*(math.log(end) for end in config.enhancement)))
-    return image + (image - PLAIN_HU).clamp_min(0) * (factor - 1)
+    return enhance(image, factor)
+
+
+def enhance(hu: Tensor, factor: float | Tensor) -> Tensor:
+    """HU with bone and iodine so many times as dense above plain soft tissue."""
+    return hu + (hu - PLAIN_HU).clamp_min(0) * (factor - 1)
 
 
 def _coarser(image: Tensor, factor: float) -> Tensor:

@@ -23,21 +23,20 @@ from torch import Tensor
 
 from training.augment import (
     ABDOMINAL,
-    AIR_HU,
     BLOOD,
     CONTRASTED,
     GAS_LEVEL,
     GAS_POINTS,
-    PLAIN_HU,
     SOLID_HU,
     STOMACH,
     TRACHEA,
     TRACHEA_BELOW_HU,
     Augmentation,
+    enhance,
     scale_hu,
 )
 from training.batched_surroundings import Surroundings, choose_surroundings, swap_surroundings
-from training.cases import PIXEL_MM, SLICE_MM, Case
+from training.cases import AIR_HU, PIXEL_MM, SLICE_MM, Case
 from training.lending import SEAM_PIXELS, find_loan, widen
 from training.sampling import Batch, Sampler
 from training.volumes import Corner, Volumes, corners_of, pixels
@@ -326,9 +325,9 @@ class BatchMaker:
         if not config.enhancement_chance:
             return image
         low, high = (math.log(end) for end in config.enhancement)
-        more = self.uniform(low, high, count).exp() - 1
-        more = more * self.chance(config.enhancement_chance, count)
-        return image + (image - PLAIN_HU).clamp_min(0) * more[:, None, None, None]
+        factor = self.uniform(low, high, count).exp()
+        factor = torch.where(self.chance(config.enhancement_chance, count), factor, 1.0)
+        return enhance(image, factor[:, None, None, None])
 
     def coarsen(self, image: Tensor) -> Tensor:
         """The last crops as they look on pixels two to three times as wide."""

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.cases import AIR_HU
 from training.sampling import Sampler
-from training.surroundings import AIR_HU, draw_aside
+from training.surroundings import draw_aside
 from training.volumes import Bodies, Corner, Volumes, pixels
 
 

@@ -24,6 +24,10 @@ ORGANS = (
 PIXEL_MM = 1.5
 #: Distance of the slices that the model sees.
 SLICE_MM = 3.0
+#: HU of air, and of what lies outside a slice.
+AIR_HU = -1000.0
+#: How names of cases begin that nobody scanned.
+INVENTED = ("phantom", "synthetic")
 #: Label of a voxel that is no other organ, and about which the aorta is unsure (its branches).
 AMBIGUOUS_AORTA = 254
 

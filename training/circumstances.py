@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from training.augment import AIR_HU, PLAIN_HU
-from training.cases import ORGANS, Case, load_case
+from training.augment import enhance
+from training.cases import AIR_HU, ORGANS, Case, load_case
 from training.inference import load_network, predict_case
 from training.surroundings import body_of, swap_surroundings
 from training.train import read_config
@@ -48,7 +48,7 @@ def on_couch(case: Case, other: Case) -> Case:
 
 def enhanced(hu: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     """HU with iodine and bone so many times as dense above plain soft tissue."""
-    return hu + np.maximum(hu - PLAIN_HU, 0) * np.float32(factor - 1)
+    return np.asarray(enhance(torch.from_numpy(hu), factor).numpy())
 
 
 def denser(hu: NDArray[np.float32], by_hu: float) -> NDArray[np.float32]:

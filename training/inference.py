@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segmate_cli.network import network_from_checkpoint
-from training.augment import AIR_HU, scale_hu
-from training.cases import SLICE_MM, Case
+from training.augment import scale_hu
+from training.cases import AIR_HU, SLICE_MM, Case
 
 #: Cleans labels (k, H, W), in place or not, of slices that lie so many millimetres apart.
 Clean = Callable[[NDArray[np.uint8], float], NDArray[np.uint8]]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from training.cases import ORGANS, Case, Known, load_cases, save_round
 from training.inference import decide, load_network, model_slices, slice_logits, to_case_grid
-from training.pseudo import largest_part
+from training.masks import largest_part
 
 _SOURCE = "kbp"
 _LUNGS_MM2, _AORTA_MM2, _TRACHEA_MM2 = 150.0, 120.0, (60.0, 600.0)

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.cases import Case, CaseInfo, load_cases
+from training.cases import INVENTED, Case, CaseInfo, load_cases
 
 #: Air and lung in steps of 16 HU, everything denser than fat in steps of 3.
 _KNEE_HU, _COARSE_HU, _FINE_HU, _KNEE = -200.0, 16.0, 3.0, 50
 _MARGIN = 6
 _BLOCK = 8
 #: Invented cases have no detail that is worth much of the parcel.
-_INVENTED, _COARSER = ("phantom", "synthetic"), 9
+_COARSER = 9
 
 
 def compand(hu: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -111,7 +111,7 @@ def pack(cache: Path, target: Path, pseudo: str, quality: int) -> None:
     for case in load_cases(cache, pseudo):
         name = case.info.case_id
         if not (target / f"{name}.json").exists():
-            coarser = _COARSER if name.startswith(_INVENTED) else 0
+            coarser = _COARSER if name.startswith(INVENTED) else 0
             pack_case(case, target, quality + coarser)
 
 

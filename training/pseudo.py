@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage  # type: ignore[import-untyped]
 from torch import nn
 
-from training.cases import ORGANS, Case, Known, load_cases, save_round
+from training.cases import INVENTED, ORGANS, Case, Known, load_cases, save_round
 from training.inference import averaged_logits, load_network, model_slices, to_case_grid
+from training.masks import largest_part
 from training.sampling import body_centre
 from training.train import read_config
 
@@ -41,7 +41,7 @@ _LEAST_CONFIDENCE = 0.8
 #: Their ends are where a source stopped contouring: the network may have learned that.
 _NO_MARGIN = ("aorta", "trachea", "esophagus", "spinal_cord")
 _MARGIN_MM = 9.0
-_SKIPPED = ("kbp", "phantom", "synthetic")
+_SKIPPED = ("kbp", *INVENTED)
 
 
 def probabilities(
@@ -55,14 +55,6 @@ def probabilities(
     logits = logits / len(networks)
     levels = (logits.sigmoid() * 255).round().to(torch.uint8).numpy()
     return np.stack([to_case_grid(organ, case) for organ in levels])
-
-
-def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part of a mask (all of an empty one)."""
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return np.asarray(parts == 1 + int(np.bincount(parts.ravel())[1:].argmax()))
 
 
 def on_its_side(organ: str, mask: NDArray[np.bool_], case: Case) -> bool:

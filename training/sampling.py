@@ -15,14 +15,13 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
 from training.augment import Augmentation, Crop, draw_crop
-from training.cases import ORGANS, Case, Known, source_of
+from training.cases import INVENTED, ORGANS, Case, Known, source_of
 from training.surroundings import body_of
 
 #: Gas in a body: so dark, in one piece of so many pixels, more than a bronchus has.
 _GAS_HU = -900
 _GAS_PIXELS = 200
 _LUNGS = (0, 1)
-_INVENTED = ("phantom", "synthetic")
 
 _TRUST = {Known.HAND: 1.0, Known.TEACHER: 0.35, Known.PSEUDO: 0.35}
 
@@ -97,7 +96,7 @@ def _labelled(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.
 
 def find_gas(case: Case) -> NDArray[np.int64]:
     """Slices of a real case that show gas inside the body, and where lungs are known."""
-    if case.info.case_id.startswith(_INVENTED):
+    if case.info.case_id.startswith(INVENTED):
         return np.array([], dtype=np.int64)
     known = case.usable & (case.known[:, _LUNGS] != Known.NO).all(axis=1)
     rows = []
@@ -147,7 +146,7 @@ class Sampler:
             level = Known(int(np.bincount(case.known[rows, channel]).argmax()))
             # A case of twenty slices counts less than one of two hundred, not ten times less.
             trust = _TRUST[level] * float(np.sqrt(rows.size * case.info.slice_mm))
-            if case.info.case_id.startswith(_INVENTED):
+            if case.info.case_id.startswith(INVENTED):
                 trust *= self.sampling.invented_share
             for start, share in self.sampling.source_shares.get(ORGANS[channel], {}).items():
                 trust *= share if case.info.case_id.startswith(start) else 1.0

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from segmate_cli import load, predict
 from segmate_cli.bundle import open_bundle
 from segmate_cli.engines import LoadedModel, load_model
+from segmate_cli.geometry import Geometry
 from segmate_cli.pipeline import PredictOptions
 from segmate_cli.volume import Volume
 from training.cases import ORGANS, Case, CaseInfo
@@ -28,13 +30,13 @@ from training.train import read_config
 from training.validate import Score, absent_volumes, score_case, write_scores
 
 
-def labelled_case(folder: Path) -> Case:
-    """A case's labels on the scan's own grid, and what is known of them; its HU are all 0."""
+def labelled_case(folder: Path, volume: Volume) -> Case:
+    """A case's labels on its scan's own grid, and what is known of them; its HU are all 0."""
     info = json.loads((folder / "info.json").read_text())
     hand, spacing = to_lps(folder / "labels.nii.gz")
     merged = np.array(merged_labels(folder, hand.astype(np.uint8)))
     separate_branches(merged, info["id"], spacing[1])
-    drop_gas(merged, to_lps(folder / "ct.nii.gz")[0], info["id"], spacing[1])
+    drop_gas(merged, _in_lps(volume.geometry, volume.hu), info["id"], spacing[1])
     return Case(
         info=CaseInfo(info["id"], spacing[0], spacing[1], info.get("quality") or ""),
         hu=np.broadcast_to(np.int16(0), merged.shape),
@@ -44,13 +46,17 @@ def labelled_case(folder: Path) -> Case:
     )
 
 
+def _in_lps(geometry: Geometry, values: NDArray[Any]) -> NDArray[Any]:
+    """Values of a scan's voxels, (k, j, i) in LPS array order."""
+    return geometry.reoriented(("S", "P", "L"))[1].view(values)
+
+
 def predicted_labels(
     volume: Volume, model: LoadedModel, options: PredictOptions
 ) -> NDArray[np.uint8]:
     """What the tool finds, (k, j, i) in LPS array order, with the values of prepared cases."""
     found = predict(volume, model, options)
-    _, turn = found.geometry.reoriented(("S", "P", "L"))
-    values = turn.view(np.asarray(found.values))
+    values = _in_lps(found.geometry, np.asarray(found.values))
     result = np.zeros(values.shape, dtype=np.uint8)
     for value, organ in found.organs.items():
         result[values == value] = ORGANS.index(organ.key) + 1
@@ -88,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = [phantom_volume(seed) for seed in args.phantoms]
     else:
         folders = [args.data / name for name in args.cases or read_config(args.config).validation]
-        cases = [(load(each / "ct.nii.gz"), labelled_case(each)) for each in folders]
+        volumes = [load(each / "ct.nii.gz") for each in folders]
+        cases = [
+            (one, labelled_case(each, one)) for one, each in zip(volumes, folders, strict=True)
+        ]
     scores, absent = score_bundle(model, cases, PredictOptions(fast=args.fast))
     facts = {"bundle": f"{model.manifest.name} {model.manifest.version}", "fast": args.fast}
     write_scores(args.output, facts, scores, absent)

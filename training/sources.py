@@ -17,6 +17,7 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from skimage.segmentation import watershed
 
 from training.cases import AMBIGUOUS_AORTA, ORGANS, PIXEL_MM, Known
+from training.masks import largest_part
 
 _INDEX = {organ: channel for channel, organ in enumerate(ORGANS)}
 ABDOMINAL = ("liver", "kidney_left", "kidney_right", "spleen")
@@ -253,11 +254,8 @@ def drop_gas(
 
 def _lowest_of_largest(mask: NDArray[np.bool_]) -> int:
     """Lowest slice of a mask's largest connected part; the number of slices if it is empty."""
-    parts, count = ndimage.label(mask)
-    if not count:
-        return mask.shape[0]
-    largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())
-    return int(np.flatnonzero((parts == largest).any(axis=(1, 2)))[0])
+    rows = np.flatnonzero(largest_part(mask).any(axis=(1, 2)))
+    return int(rows[0]) if rows.size else mask.shape[0]
 
 
 def _dark_parts(
@@ -280,9 +278,6 @@ def separate_branches(labels: NDArray[np.uint8], case_id: str, pixel_mm: float =
     aorta = labels == _INDEX["aorta"] + 1
     reach = round(_BRANCH_MM / pixel_mm)
     disc = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])[None] <= reach + 0.3
-    trunk = ndimage.binary_opening(aorta, disc)
-    parts, count = ndimage.label(trunk)
-    if count > 1:
-        trunk = parts == 1 + np.argmax(ndimage.sum_labels(trunk, parts, range(1, count + 1)))
+    trunk = largest_part(ndimage.binary_opening(aorta, disc))
     trunk = ndimage.binary_dilation(trunk, np.ones((1, 3, 3), dtype=bool)) & aorta
     labels[aorta & ~trunk] = AMBIGUOUS_AORTA

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
-from training.cases import Case
+from training.cases import AIR_HU, Case
+from training.masks import largest_part
 
-AIR_HU = -1000
 _BODY_HU = -350
 #: What is thinner than twice this comes off: a sheet, a tube, the rim of a couch.
 _THIN_PIXELS = 2
@@ -26,11 +26,9 @@ _SHIFT_PIXELS = 6
 def body_of(hu: NDArray[np.generic]) -> NDArray[np.bool_] | None:
     """The body in a slice (H, W) with all that it shuts in, and a rim; None where there is none."""
     opened = ndimage.binary_erosion(hu > _BODY_HU, iterations=_THIN_PIXELS)
-    parts, count = ndimage.label(opened)
-    if not count:
+    if not opened.any():
         return None
-    largest = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
-    body = ndimage.binary_dilation(largest, iterations=_THIN_PIXELS + _SKIN_PIXELS)
+    body = ndimage.binary_dilation(largest_part(opened), iterations=_THIN_PIXELS + _SKIN_PIXELS)
     # Holes by what joins the outside: binary_fill_holes takes four times as long.
     outside, _ = ndimage.label(np.pad(~body, 1, constant_values=True))
     return np.asarray(outside[1:-1, 1:-1] != outside[0, 0], dtype=bool)

@@ -19,10 +19,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from training import circumstances  # noqa: E402
-from training.augment import AIR_HU, Augmentation, sampling_grid  # noqa: E402
+from training.augment import Augmentation, sampling_grid  # noqa: E402
 from training.batched import BatchMaker, Choices, choose  # noqa: E402
 from training.batched_surroundings import Surroundings  # noqa: E402
-from training.cases import ORGANS, Case, CaseInfo, Known  # noqa: E402
+from training.cases import AIR_HU, ORGANS, Case, CaseInfo, Known  # noqa: E402
 from training.sampling import Sampler, Sampling  # noqa: E402
 from training.surroundings import body_of, draw_aside, swap_surroundings  # noqa: E402
 from training.volumes import corners_of, gather_volumes  # noqa: E402
