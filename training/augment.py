@@ -18,6 +18,14 @@ from torch import Tensor
 
 from training.cases import AIR_HU, PIXEL_MM, SLICE_MM, Case
 from training.lending import Loan, find_loan, paste_labels, paste_slices
+from training.pelvis import (
+    EXCRETED_CHANCE,
+    EXCRETED_HU,
+    LEVEL,
+    URINE_HU,
+    fill_pelves,
+    find_pelves,
+)
 from training.surroundings import swap_surroundings
 
 LOW_HU, HIGH_HU = -1000.0, 400.0
@@ -73,6 +81,7 @@ class Augmentation:
         gas_chance: parts of what no label claims, in slices with organs of the abdomen, filled
             with gas, which is no lung however dark.
         gas_hu: lowest and highest HU of that gas.
+        pelvis_chance: renal pelves wide with urine, plain or with iodine, which are no kidney.
         noise_chance: noise added.
         noise_hu: its largest standard deviation.
         grain_chance: that noise coarse in grain.
@@ -117,6 +126,7 @@ class Augmentation:
     bowel_hu: tuple[float, float] = (40.0, 350.0)
     gas_chance: float = 0.0
     gas_hu: tuple[float, float] = (-1000.0, -850.0)
+    pelvis_chance: float = 0.0
     noise_chance: float = 0.4
     noise_hu: float = 40.0
     grain_chance: float = 0.5
@@ -193,12 +203,13 @@ def draw_crop(
         labels, pseudo = swap_sides(labels), swap_sides(pseudo)
     known = np.array(case.known[nearest])
     if loan is not None:
-        known[loan.label - 1] = case.known[loan.row, loan.label - 1]
+        known[loan.label - 1] = case.known[loan.row, loan.taken - 1]
     image = _change_organs(image, labels, config, rng)
     either = torch.where(labels > 0, labels, pseudo)
     image = brighten_trachea(image, either, config, rng)
     image = fill_bowel(image, either, config, rng)
     image, labels = fill_gas(image, labels, either, config, rng)
+    image, labels, pseudo = widen_pelves(image, labels, pseudo, config, rng)
     image = change_intensities(image, config, rng)
     if rng.random() < config.cut_chance:
         outside = field_of_view(config.size, rng)
@@ -388,6 +399,29 @@ def fill_gas(
     soft = F.avg_pool2d(gas.float()[None], 3, 1, 1)
     image = image + soft * (rng.uniform(*config.gas_hu) - image)
     return image, labels.masked_fill(gas, STOMACH)
+
+
+def widen_pelves(
+    image: Tensor, labels: Tensor, pseudo: Tensor, config: Augmentation, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill the hollow of kidneys (of labels, or of an earlier model) with urine, labelled as none.
+
+    Args:
+        image: (3, H, W) in HU.
+        labels: (H, W).
+        pseudo: (H, W), an earlier model's.
+        config: strength of the augmentation.
+        rng: where chance comes from.
+    """
+    if not config.pelvis_chance or rng.random() >= config.pelvis_chance:
+        return image, labels, pseudo
+    either = torch.where(labels > 0, labels, pseudo)
+    level = torch.tensor([rng.uniform(*LEVEL)])
+    pelves = find_pelves(image[None], either[None], level)
+    excreted = rng.random() < EXCRETED_CHANCE
+    hu = torch.tensor([rng.uniform(*(EXCRETED_HU if excreted else URINE_HU))])
+    image = fill_pelves(image[None], pelves, hu.float())[0]
+    return image, labels.masked_fill(pelves[0], 0), pseudo.masked_fill(pelves[0], 0)
 
 
 def change_intensities(image: Tensor, config: Augmentation, rng: np.random.Generator) -> Tensor:

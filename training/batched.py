@@ -37,7 +37,15 @@ from training.augment import (
 )
 from training.batched_surroundings import Surroundings, choose_surroundings, swap_surroundings
 from training.cases import AIR_HU, PIXEL_MM, SLICE_MM, Case
-from training.lending import SEAM_PIXELS, find_loan, widen
+from training.lending import SEAM_PIXELS, Loan, find_loan, widen
+from training.pelvis import (
+    EXCRETED_CHANCE,
+    EXCRETED_HU,
+    LEVEL,
+    URINE_HU,
+    fill_pelves,
+    find_pelves,
+)
 from training.sampling import Batch, Sampler
 from training.volumes import Corner, Volumes, corners_of, pixels
 
@@ -52,12 +60,16 @@ class Loans:
         to: (M,) which crops.
         row: (M,) slice of the same case that each is taken from.
         label: (M,) its value.
+        taken: (M,) the value that it had there.
+        mirrored: (M,) bool, whether that slice is seen in a mirror.
         shift: (M, 2) rows and columns that it is moved by.
     """
 
     to: Tensor
     row: Tensor
     label: Tensor
+    taken: Tensor
+    mirrored: Tensor
     shift: Tensor
 
 
@@ -92,17 +104,21 @@ def choose(sampler: Sampler, count: int, rng: np.random.Generator) -> Choices:
 def _find_loans(cases: Sequence[Case], wanted: Sequence[tuple[int, int, int, int]]) -> Loans | None:
     """Loans for (crop, case, slice, seed), where one fits."""
 
-    def find(one: tuple[int, int, int, int]) -> tuple[int, int, int, tuple[int, int]] | None:
+    def find(one: tuple[int, int, int, int]) -> tuple[int, Loan | None]:
         crop, case, row, seed = one
-        loan = find_loan(cases[case], row, np.random.default_rng(seed))
-        return None if loan is None else (crop, loan.row, loan.label, loan.shift)
+        return crop, find_loan(cases[case], row, np.random.default_rng(seed))
 
     with ThreadPoolExecutor() as pool:
-        found = [loan for loan in pool.map(find, wanted) if loan is not None]
-    if not found:
-        return None
-    to, row, label, shift = (torch.tensor(part) for part in zip(*found, strict=True))
-    return Loans(to, row, label, shift)
+        found = [(crop, loan) for crop, loan in pool.map(find, wanted) if loan is not None]
+    return gather_loans(found) if found else None
+
+
+def gather_loans(found: Sequence[tuple[int, Loan]]) -> Loans:
+    """Loans as a batch takes them, with the crops that get them."""
+    parts = [
+        (crop, loan.row, loan.label, loan.taken, loan.mirrored, loan.shift) for crop, loan in found
+    ]
+    return Loans(*(torch.tensor(part) for part in zip(*parts, strict=True)))
 
 
 class BatchMaker:
@@ -147,6 +163,7 @@ class BatchMaker:
                 choices.loans, case, (rows, columns), distance, (image, labels, pseudo, known)
             )
         image, labels = self.change_contents(image, labels, pseudo)
+        image, labels, pseudo = self.widen_pelves(image, labels, pseudo)
         image = self.change_intensities(image)
         outside = self.chance(config.cut_chance, len(case))[:, None, None] & self.beyond(len(case))
         image = torch.where(outside[:, None], AIR_HU, image)
@@ -225,23 +242,26 @@ class BatchMaker:
         """Put kidneys into the image, labels, pseudo labels and table of crops, in place."""
         image, labels, pseudo, known = crops
         volumes = self.volumes
-        to, row, label = (part.to(self.device) for part in (loans.to, loans.row, loans.label))
+        parts = (loans.to, loans.row, loans.label, loans.taken, loans.mirrored)
+        to, row, label, taken, mirrored = (part.to(self.device) for part in parts)
         shift = loans.shift.to(self.device).float()[:, :, None, None]
         case, shape = case[to], volumes.shapes[case[to]]
         rows, columns = places[0][to] - shift[:, 0], places[1][to] - shift[:, 1]
+        turned = shape[:, 2, None, None] - 1 - columns
+        columns = torch.where(mirrored[:, None, None], turned, columns)
         corners = corners_of(rows, columns, shape)
         lent = self.slices(case, row.float(), corners, distance[to], thick=0)
         corner, within = pixels(rows.round().long(), columns.round().long(), shape)
         plane = volumes.starts[case] + row * shape[:, 1] * shape[:, 2]
         at = plane[:, None, None] + corner
-        inside = (volumes.labels[at] == label[:, None, None]) & within
+        inside = (volumes.labels[at] == taken[:, None, None]) & within
         wide = widen(inside)[:, None]
         soft = F.avg_pool2d(wide, SEAM_PIXELS, 1, SEAM_PIXELS // 2)
         image[to] += soft * (lent - image[to])
         around, value = wide[:, 0] > 0, label[:, None, None].to(labels.dtype)
         for kept in (labels, pseudo):
             kept[to] = torch.where(inside, value, torch.where(around, 0, kept[to]))
-        known[to, label - 1] = volumes.known[volumes.rows[case] + row, label - 1]
+        known[to, label - 1] = volumes.known[volumes.rows[case] + row, taken - 1]
 
     def slices(
         self,
@@ -392,6 +412,21 @@ class BatchMaker:
         soft = F.avg_pool2d(gas.float()[:, None], 3, 1, 1)
         hu = self.uniform(*config.gas_hu, count)[:, None, None, None]
         return image + soft * (hu - image), torch.where(gas, STOMACH, labels)
+
+    def widen_pelves(
+        self, image: Tensor, labels: Tensor, pseudo: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Renal pelves wide with urine, which are no kidney."""
+        config, count = self.config, len(image)
+        if not config.pelvis_chance:
+            return image, labels, pseudo
+        either = torch.where(labels > 0, labels, pseudo)
+        pelves = find_pelves(image, either, self.uniform(*LEVEL, count))
+        pelves = pelves & self.chance(config.pelvis_chance, count)[:, None, None]
+        excreted = self.chance(EXCRETED_CHANCE, count)
+        plain, dense = self.uniform(*URINE_HU, count), self.uniform(*EXCRETED_HU, count)
+        image = fill_pelves(image, pelves, torch.where(excreted, dense, plain))
+        return image, labels.masked_fill(pelves, 0), pseudo.masked_fill(pelves, 0)
 
     def beyond(self, count: int) -> Tensor:
         """Pixels (N, H, W) outside a random circle, or beyond a straight edge."""

@@ -20,9 +20,11 @@ from training.cases import ORGANS, Case, Known
 KIDNEYS = (ORGANS.index("kidney_left") + 1, ORGANS.index("kidney_right") + 1)
 #: How far along the body a kidney may be moved.
 REACH_MM = (15.0, 120.0)
-#: How far across the body: towards the front (negative) and back, to either side.
-_ROWS, _COLUMNS = (-40, 15), (-20, 20)
-_TRIES = 12
+#: How far across the body: towards the front, and to either side.
+_ROWS, _COLUMNS = (-60, 0), (-20, 20)
+_TRIES = 20
+#: How often a kidney of the other side is taken, seen in a mirror: twice as many shapes.
+_MIRRORED_CHANCE = 0.5
 _SMALLEST_PIXELS = 80
 #: How much around a kidney comes with it, and over how many pixels the seam is smoothed.
 MARGIN_PIXELS, SEAM_PIXELS = 4, 5
@@ -37,14 +39,18 @@ class Loan:
 
     Attributes:
         row: slice that it is taken from.
-        label: value of the kidney.
-        shift: rows and columns that it is moved by.
+        label: value of the kidney where it goes.
+        taken: value of the kidney that it was.
+        mirrored: whether the slice is seen in a mirror, the columns' order turned.
+        shift: rows and columns that it is moved by, after that.
         inside: bool (H, W), the kidney where it goes.
         around: bool (H, W), the kidney with its fat.
     """
 
     row: int
     label: int
+    taken: int
+    mirrored: bool
     shift: tuple[int, int]
     inside: Tensor
     around: Tensor
@@ -58,28 +64,49 @@ def find_loan(case: Case, row: int, rng: np.random.Generator) -> Loan | None:
         row: the slice, of which it must be known that it shows none on that side.
         rng: where chance comes from.
     """
-    label = int(rng.choice(KIDNEYS))
     labels = case.labels[row]
-    if case.known[row, label - 1] in (Known.NO, Known.PSEUDO) or (labels == label).any():
+    missing = [
+        value
+        for value in KIDNEYS
+        if case.known[row, value - 1] not in (Known.NO, Known.PSEUDO)
+        and not (labels == value).any()
+    ]
+    if not missing:
         return None
-    away_mm = np.abs(np.arange(case.labels.shape[0]) - row) * case.info.slice_mm
-    known = np.isin(case.known[:, label - 1], (Known.HAND, Known.TEACHER)) & case.usable
-    near = np.flatnonzero(known & (away_mm >= REACH_MM[0]) & (away_mm <= REACH_MM[1]))
+    label = int(rng.choice(missing))
+    mirrored = bool(rng.random() < _MIRRORED_CHANCE)
+    taken = sum(KIDNEYS) - label if mirrored else label
+    near = _near(case, row, taken)
     if not near.size:
         return None
     source = int(rng.choice(near))
-    inside = torch.from_numpy(case.labels[source] == label)
+    inside = torch.from_numpy(case.labels[source] == taken)
     if int(inside.sum()) < _SMALLEST_PIXELS:
         return None
+    middle = _turn(case.hu[source]) if mirrored else 0
+    inside = inside.flip(1) if mirrored else inside
     hu = case.hu[row]
-    taken = (labels > 0) | (hu > _BONE_HU) | (hu < _LUNG_HU)
+    occupied = (labels > 0) | (hu > _BONE_HU) | (hu < _LUNG_HU)
     for _ in range(_TRIES):
-        aside = (int(rng.integers(*_ROWS)), int(rng.integers(*_COLUMNS)))
-        moved = inside.roll(aside, (0, 1))
+        shift = (int(rng.integers(*_ROWS)), int(rng.integers(*_COLUMNS)) + middle)
+        moved = inside.roll(shift, (0, 1))
         around = widen(moved[None])[0] > 0
-        if taken[around.numpy()].mean() < 0.03:
-            return Loan(source, label, aside, moved, around)
+        if occupied[around.numpy()].mean() < 0.1:
+            return Loan(source, label, taken, mirrored, shift, moved, around)
     return None
+
+
+def _near(case: Case, row: int, label: int) -> NDArray[np.int64]:
+    """Slices that a kidney may be taken from."""
+    away_mm = np.abs(np.arange(case.labels.shape[0]) - row) * case.info.slice_mm
+    known = np.isin(case.known[:, label - 1], (Known.HAND, Known.TEACHER)) & case.usable
+    return np.flatnonzero(known & (away_mm >= REACH_MM[0]) & (away_mm <= REACH_MM[1]))
+
+
+def _turn(hu: NDArray[np.int16]) -> int:
+    """Columns that a mirrored slice is moved by so that its body lies where it lay."""
+    body = np.flatnonzero((hu > _LUNG_HU).any(axis=0))
+    return int(body[0] + body[-1]) - (hu.shape[1] - 1) if body.size else 0
 
 
 def widen(masks: Tensor) -> Tensor:
@@ -93,6 +120,7 @@ def widen(masks: Tensor) -> Tensor:
 def paste_slices(stack: Tensor, lent: Tensor, loan: Loan) -> Tensor:
     """Slices (3, H, W) with the kidney's surroundings from others, the seam smoothed."""
     soft = F.avg_pool2d(loan.around.float()[None, None], SEAM_PIXELS, 1, SEAM_PIXELS // 2)[0]
+    lent = lent.flip(2) if loan.mirrored else lent
     return stack + soft * (lent.roll(loan.shift, (1, 2)) - stack)
 
 

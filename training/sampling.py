@@ -22,6 +22,9 @@ from training.surroundings import body_of
 _GAS_HU = -900
 _GAS_PIXELS = 200
 _LUNGS = (0, 1)
+_KIDNEYS = (ORGANS.index("kidney_left"), ORGANS.index("kidney_right"))
+#: How far below its kidneys a case is asked for.
+_LOW_MM = 60.0
 
 _TRUST = {Known.HAND: 1.0, Known.TEACHER: 0.35, Known.PSEUDO: 0.35}
 
@@ -36,6 +39,7 @@ class Sampling:
         beside_chance: a slice near an organ's ends, or elsewhere in the case, instead of in it.
         invented_share: how much a phantom or a painted label map counts beside a real case.
         gas_chance: a slice with gas in stomach or bowel, which is no lung, instead.
+        low_chance: a slice below the kidneys, where one may be lent, instead.
         source_shares: by organ, how much cases count whose names begin so, where it is not 1.
     """
 
@@ -44,6 +48,7 @@ class Sampling:
     beside_chance: float = 0.25
     invented_share: float = 0.15
     gas_chance: float = 0.0
+    low_chance: float = 0.0
     source_shares: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -112,6 +117,20 @@ def find_gas(case: Case) -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64)
 
 
+def find_low(case: Case) -> NDArray[np.int64]:
+    """Slices not far below the kidneys of a real case, where it is known that there are none."""
+    if case.info.case_id.startswith(INVENTED):
+        return np.array([], dtype=np.int64)
+    known = np.isin(case.known[:, _KIDNEYS], (Known.HAND, Known.TEACHER, Known.ABSENT))
+    shown = np.isin(case.labels, [channel + 1 for channel in _KIDNEYS]).any(axis=(1, 2))
+    if not shown.any():
+        return np.array([], dtype=np.int64)
+    lowest = int(np.flatnonzero(shown)[0])
+    below = np.zeros(len(shown), dtype=bool)
+    below[max(0, lowest - round(_LOW_MM / case.info.slice_mm)) : lowest] = True
+    return np.flatnonzero(below & known.any(axis=1) & case.usable)
+
+
 class Sampler:
     """Draws crops from prepared cases."""
 
@@ -123,7 +142,9 @@ class Sampler:
             self.bodies = list(pool.map(body_centre, self.cases))
             shown = list(pool.map(what_slices_show, self.cases))
             gas = list(pool.map(find_gas, self.cases)) if sampling.gas_chance else []
+            low = list(pool.map(find_low, self.cases)) if sampling.low_chance else []
         self.gas = [(number, rows) for number, rows in enumerate(gas) if rows.size]
+        self.low = [(number, rows) for number, rows in enumerate(low) if rows.size]
         self.places: list[list[_Place]] = [[] for _ in ORGANS]
         self.trust: list[list[float]] = [[] for _ in ORGANS]
         for number, case in enumerate(self.cases):
@@ -174,9 +195,11 @@ class Sampler:
         if rng.random() < self.sampling.anywhere_chance:
             number = int(rng.integers(len(self.cases)))
             return number, self._any_slice(number, rng), self.bodies[number]
-        if self.gas and rng.random() < self.sampling.gas_chance:
-            number, rows = self.gas[int(rng.integers(len(self.gas)))]
-            return number, float(rng.choice(rows)), self.bodies[number]
+        asked = (self.gas, self.sampling.gas_chance), (self.low, self.sampling.low_chance)
+        for some, chance in asked:
+            if some and rng.random() < chance:
+                number, rows = some[int(rng.integers(len(some)))]
+                return number, float(rng.choice(rows)), self.bodies[number]
         channel = int(rng.choice(len(ORGANS), p=self.organ_weights))
         trust = np.array(self.trust[channel])
         place = self.places[channel][int(rng.choice(len(trust), p=trust / trust.sum()))]

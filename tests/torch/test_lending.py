@@ -15,7 +15,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from training.augment import Augmentation, draw_crop  # noqa: E402
-from training.batched import BatchMaker, Choices, Loans, choose  # noqa: E402
+from training.batched import BatchMaker, Choices, choose, gather_loans  # noqa: E402
 from training.cases import ORGANS, Case, CaseInfo, Known  # noqa: E402
 from training.lending import find_loan, paste_labels, paste_slices  # noqa: E402
 from training.sampling import Sampler, Sampling  # noqa: E402
@@ -24,6 +24,7 @@ from training.volumes import gather_volumes  # noqa: E402
 SLICE_MM = 3.0
 KIDNEY_HU, FAT_HU, MUSCLE_HU = 180, -100, 60
 BELOW = 5
+_KIDNEY_CHANNELS = [ORGANS.index("kidney_left"), ORGANS.index("kidney_right")]
 
 
 @pytest.fixture
@@ -51,9 +52,28 @@ def test_a_kidney_is_lent_to_a_slice_known_to_have_none(trunk: Case) -> None:
     assert found, "no kidney was lent in 40 tries"
     for loan in found:
         assert 20 <= loan.row < 30
-        assert ORGANS[loan.label - 1] == "kidney_right"
+        assert ORGANS[loan.taken - 1] == "kidney_right"
         assert int(loan.inside.sum()) == 144
         assert bool((loan.around | ~loan.inside).all())
+    assert {loan.label == loan.taken for loan in found} == {True, False}
+
+
+def test_a_kidney_of_the_other_side_is_seen_in_a_mirror(trunk: Case) -> None:
+    """Its lateral side stays lateral, about the middle of the body wherever that lies."""
+    trunk.hu[:, :, :30] = trunk.hu[:, :, 120:] = -1000
+    trunk.labels[20:30, 59:62, 45:51] = 0  # a notch at the corner nearer to the middle
+    rng = np.random.default_rng(1)
+    loans = [one for _ in range(60) if (one := find_loan(trunk, BELOW, rng)) is not None]
+    for loan in loans:
+        assert loan.mirrored == (loan.label != loan.taken)
+        rows, columns = np.nonzero(loan.inside.numpy())
+        top = columns[rows == rows.min()]
+        towards_middle = top.max() < columns.max()
+        assert towards_middle != loan.mirrored
+        middle = 149 / 2
+        assert (columns.mean() > middle) == loan.mirrored
+        assert columns.min() >= 19
+    assert {loan.mirrored for loan in loans} == {True, False}
 
 
 def test_nothing_is_lent_where_kidneys_are_unknown(trunk: Case) -> None:
@@ -63,8 +83,16 @@ def test_nothing_is_lent_where_kidneys_are_unknown(trunk: Case) -> None:
 
 
 def test_nothing_is_lent_beside_a_kidney_of_that_side(trunk: Case) -> None:
+    trunk.known[:, ORGANS.index("kidney_left")] = Known.NO
     assert loans(trunk, 19) > 0
     assert loans(trunk, 20) == 0
+
+
+def test_the_other_side_may_be_lent_beside_a_kidney(trunk: Case) -> None:
+    rng = np.random.default_rng(5)
+    found = [loan for _ in range(40) if (loan := find_loan(trunk, 20, rng)) is not None]
+    assert found, "no kidney was lent in 40 tries"
+    assert {(ORGANS[loan.label - 1], loan.mirrored) for loan in found} == {("kidney_left", True)}
 
 
 @pytest.mark.parametrize("hu", [900, -850], ids=["bone", "lung"])
@@ -85,14 +113,16 @@ STILL = {
 }
 
 
-def test_a_device_lends_as_a_single_crop_does(trunk: Case) -> None:
+@pytest.mark.parametrize("mirrored", [False, True], ids=["as_it_is", "mirrored"])
+def test_a_device_lends_as_a_single_crop_does(trunk: Case, mirrored: bool) -> None:
+    trunk.hu[:, :, 110:] = -1000
     found = (find_loan(trunk, BELOW, np.random.default_rng(seed)) for seed in range(40))
-    loan = next(one for one in found if one is not None)
+    loan = next(one for one in found if one is not None and one.mirrored == mirrored)
     trunk.known[BELOW, loan.label - 1] = Known.ABSENT
     trunk.hu[:, ::3] += 7
     config = Augmentation(size=128, thick_chance=0.0, own_distance_chance=1.0, **STILL)
     maker = BatchMaker(gather_volumes([trunk], torch.device("cpu")), config, 1)
-    lent = Loans(*(torch.tensor([part]) for part in (1, loan.row, loan.label, loan.shift)))
+    lent = gather_loans([(1, loan)])
     centre = torch.full((2, 2), 64.0)
     batch = maker.make(Choices(torch.zeros(2).long(), torch.full((2,), float(BELOW)), centre, lent))
     around = [torch.from_numpy(trunk.hu[row - 1 : row + 2].astype(np.float32)) for row in
@@ -114,21 +144,23 @@ def test_loans_are_chosen_as_often_as_asked_for(trunk: Case) -> None:
     always = chosen(1.0)
     assert always.loans is not None
     rows = always.position[always.loans.to].round().long()
-    assert ((rows < 20) | (rows >= 30)).all()
+    away = (rows < 20) | (rows >= 30)
+    assert (away | (always.loans.label != always.loans.taken)).all()
+    assert away.any()
     assert ((always.loans.row >= 20) & (always.loans.row < 30)).all()
 
 
 def test_a_crop_shows_the_kidney_where_its_label_is(trunk: Case) -> None:
     config = Augmentation(size=128, lend_chance=1.0, **STILL)
-    value = ORGANS.index("kidney_right") + 1
-    trunk.known[BELOW, value - 1] = Known.ABSENT
+    trunk.known[BELOW, _KIDNEY_CHANNELS] = Known.ABSENT
     crops = [
         draw_crop(trunk, float(BELOW), (64.0, 64.0), config, np.random.default_rng(seed))
         for seed in range(12)
     ]
-    with_kidney = [crop for crop in crops if (crop.labels == value).any()]
+    with_kidney = [crop for crop in crops if crop.labels.any()]
     assert with_kidney, "no crop got a kidney in 12 tries"
     for crop in with_kidney:
+        (value,) = set(crop.labels.unique().tolist()) - {0}
         hu = (crop.slices[1] + 1) * 700 - 1000
         # Slices may be thick and mix with others at the kidney's own ends.
         assert float(hu[crop.labels == value].mean()) > KIDNEY_HU - 60

@@ -57,7 +57,7 @@ from training.losses import (  # noqa: E402
     segmentation_loss,
     targets_and_weights,
 )
-from training.sampling import Batch, Sampler, Sampling, draw_batch, find_gas  # noqa: E402
+from training.sampling import Batch, Sampler, Sampling, draw_batch, find_gas, find_low  # noqa: E402
 from training.sources import carve_sinuses, drop_gas, known_rows, part_lungs  # noqa: E402
 from training.train import Session, train  # noqa: E402
 from training.volumes import gather_volumes  # noqa: E402
@@ -454,6 +454,25 @@ def test_slices_with_bowel_gas_are_asked_for_where_lungs_are_known() -> None:
     rng = np.random.default_rng(2)
     assert {round(sampler.choose(rng)[1]) for _ in range(20)} == {1, 2}
     assert not Sampler([case], Sampling(), settings).gas
+
+
+def test_slices_below_the_kidneys_are_asked_for_where_they_are_known() -> None:
+    labels = np.zeros((60, 64, 64), dtype=np.uint8)
+    labels[40:50, 20:30, 10:20], labels[44:54, 20:30, 40:50] = 10, 9
+    known = np.zeros((60, len(ORGANS)), dtype=np.uint8)
+    known[:, 8:10] = Known.HAND
+    known[30, 8:10] = Known.NO
+    known[31, 8:10] = Known.PSEUDO
+    case = made_case(labels, known)
+    reach = round(60 / case.info.slice_mm)
+    expected = [row for row in range(40 - reach, 40) if row not in (30, 31)]
+    assert find_low(case).tolist() == expected
+    invented = dataclasses.replace(case.info, case_id="phantom1000")
+    assert not find_low(dataclasses.replace(case, info=invented)).size
+    assert not find_low(made_case(labels * 0, known)).size
+    sampler = Sampler([case], Sampling(anywhere_chance=0.0, low_chance=1.0), Augmentation(size=32))
+    rng = np.random.default_rng(2)
+    assert {round(sampler.choose(rng)[1]) for _ in range(300)} == set(expected)
 
 
 def test_gas_of_stomach_and_bowel_is_no_lung_of_a_threshold() -> None:
