@@ -1,6 +1,7 @@
 """What storage order, slice distance and noise cost the shipped model, in mean Dice.
 
     python -m training.robustness ../shared/ct/train segthor12 btcv26 ircad01 imlab2
+    python -m training.robustness ../shared/ct/train ircad01 --every-order
 
 Each variant of a scan goes through the whole of ``segmate.predict`` and is scored against the
 case's own labels, which are turned or sampled the same way.
@@ -9,7 +10,8 @@ case's own labels, which are turned or sampled the same way.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +39,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("cases", nargs="+")
     parser.add_argument("--model", default="default")
+    parser.add_argument(
+        "--every-order", action="store_true", help="all 48 storage orders and nothing else"
+    )
     args = parser.parse_args()
     model = load_model(open_bundle(args.model))
     scores: dict[str, list[float]] = {}
     for case in args.cases:
-        for name, dice in score_case(args.folder / case, model):
+        for name, dice in score_case(args.folder / case, model, args.every_order):
             scores.setdefault(name, []).append(dice)
     plain = float(np.mean(scores["as it is"]))
     for name, values in scores.items():
@@ -49,23 +54,22 @@ def main() -> None:
         print(f"{name:<16} {mean:.4f}  {mean - plain:+.4f}  {len(values)} scans")
 
 
-def score_case(folder: Path, model: LoadedModel) -> Iterator[tuple[str, float]]:
+def score_case(
+    folder: Path, model: LoadedModel, every_order: bool = False
+) -> Iterator[tuple[str, float]]:
     """Mean Dice over a case's labelled organs, for each variant of its scan."""
     volume = load(folder / "ct.nii.gz")
     # The training labels use the values of the model's own organs.
     names = dict(enumerate(model.manifest.organ_table(), 1))
     truth = read_labels(open_nifti(folder / "labels.nii.gz"), names)
-    for name, scan, labels in variants(volume, np.asarray(truth.values)):
+    make = stored_otherwise if every_order else variants
+    for name, scan, labels in make(volume, np.asarray(truth.values)):
         yield name, mean_dice(np.asarray(predict(scan, model).values), labels, model)
 
 
 def variants(volume: Volume, labels: Array) -> Iterator[tuple[str, Volume, Array]]:
     """The scan and its labels as they are, turned, noisy, and with slices at other distances."""
-    yield "as it is", volume, labels
-    for letters in ORIENTATIONS:
-        geometry, turn = volume.geometry.reoriented(letters)
-        hu = np.ascontiguousarray(turn.view(volume.hu))
-        yield f"stored {letters}", Volume(hu, geometry), turn.view(labels)
+    yield from stored_otherwise(volume, labels, ORIENTATIONS)
     noise = np.random.default_rng(0).normal(0.0, NOISE_HU, volume.hu.shape)
     noisy = np.rint(volume.hu + noise).astype(np.int16)
     yield f"noise {NOISE_HU:.0f} HU", Volume(noisy, volume.geometry), labels
@@ -74,6 +78,27 @@ def variants(volume: Volume, labels: Array) -> Iterator[tuple[str, Volume, Array
         at = np.arange(int((volume.hu.shape[0] - 1) / step) + 1) * step
         if at.size * volume.hu[0].size <= _MOST_VOXELS:
             yield f"{distance_mm} mm slices", *_resliced(volume, labels, at, step)
+
+
+def every_order() -> tuple[str, ...]:
+    """The 48 orders in which the same voxels may be stored."""
+    ways = ("LR", "AP", "IS")
+    return tuple(
+        "".join(letters)
+        for axes in itertools.permutations(ways)
+        for letters in itertools.product(*axes)
+    )
+
+
+def stored_otherwise(
+    volume: Volume, labels: Array, orders: Sequence[str] | None = None
+) -> Iterator[tuple[str, Volume, Array]]:
+    """The scan and its labels as they are, and stored in other orders (in every order)."""
+    yield "as it is", volume, labels
+    for letters in every_order() if orders is None else orders:
+        geometry, turn = volume.geometry.reoriented(letters)
+        hu = np.ascontiguousarray(turn.view(volume.hu))
+        yield f"stored {letters}", Volume(hu, geometry), turn.view(labels)
 
 
 def _resliced(
