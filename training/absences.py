@@ -39,7 +39,10 @@ def parts_without(case: Case) -> Iterator[tuple[str, slice, tuple[str, ...]]]:
     shown = np.isin(case.labels, [channel + 1 for channel in channels]).any(axis=(1, 2))
     rows, usable = np.flatnonzero(shown), np.flatnonzero(case.usable)
     apart, least = (round(mm / case.info.slice_mm) for mm in (APART_MM, LEAST_MM))
-    above, below = int(rows[-1]) + apart, int(rows[0]) - apart
+    # A teacher's labels may end below a dome: above them it must be known that there is none.
+    unknown = np.flatnonzero((case.known[:, channels] == Known.NO).any(axis=1) & case.usable)
+    above = max(int(rows[-1]) + apart, int(unknown.max(initial=-1)) + 1)
+    below = int(rows[0]) - apart
     if usable[-1] - above >= least:
         yield "chest", slice(above, int(usable[-1]) + 1), ABDOMINAL
     if trusted.all() and below - usable[0] >= least:
@@ -74,9 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ml = found_ml(case, rows, organs, model)
             found.setdefault(kind, []).append((ml, case.info.case_id))
     for kind, values in found.items():
-        most, where = max(values)
-        over = sum(ml >= 1 for ml, _ in values)
-        print(f"{kind:8} {len(values)} parts, {over} with 1 ml or more; {most:.2f} ml in {where}")
+        over = [f"{ml:.1f} ml in {where}" for ml, where in sorted(values, reverse=True) if ml >= 1]
+        print(f"{kind}: {len(values)} parts, {len(over)} with 1 ml or more", *over, sep="; ")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,14 @@ def test_chests_end_above_the_liver_and_pelves_begin_below_the_kidneys() -> None
     assert parts["pelvis"] == (slice(3, 26), (*ABDOMINAL, *THORACIC))
 
 
+def test_a_chest_begins_where_it_is_known_to_show_none() -> None:
+    case = body("segthor01", Known.TEACHER)
+    case.known[50:57] = Known.NO
+    case.known[57:] = Known.ABSENT
+    parts = {kind: rows for kind, rows, _ in parts_without(case)}
+    assert parts["chest"] == slice(57, 78)
+
+
 def test_a_pelvis_needs_known_kidneys_and_a_chest_a_known_liver() -> None:
     case = body("segthor01")
     case.known[:, ORGANS.index("kidney_left")] = Known.ABSENT
