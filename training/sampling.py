@@ -16,13 +16,13 @@ from torch import Tensor
 
 from training.augment import Augmentation, Crop, draw_crop
 from training.cases import INVENTED, ORGANS, Case, Known, source_of
+from training.lending import KIDNEYS
 from training.surroundings import body_of
 
 #: Gas in a body: so dark, in one piece of so many pixels, more than a bronchus has.
 _GAS_HU = -900
 _GAS_PIXELS = 200
 _LUNGS = (0, 1)
-_KIDNEYS = (ORGANS.index("kidney_left"), ORGANS.index("kidney_right"))
 #: How far below its kidneys a case is asked for.
 _LOW_MM = 60.0
 
@@ -121,8 +121,9 @@ def find_low(case: Case) -> NDArray[np.int64]:
     """Slices not far below the kidneys of a real case, where it is known that there are none."""
     if case.info.case_id.startswith(INVENTED):
         return np.array([], dtype=np.int64)
-    known = np.isin(case.known[:, _KIDNEYS], (Known.HAND, Known.TEACHER, Known.ABSENT))
-    shown = np.isin(case.labels, [channel + 1 for channel in _KIDNEYS]).any(axis=(1, 2))
+    channels = [value - 1 for value in KIDNEYS]
+    known = np.isin(case.known[:, channels], (Known.HAND, Known.TEACHER, Known.ABSENT))
+    shown = np.isin(case.labels, KIDNEYS).any(axis=(1, 2))
     if not shown.any():
         return np.array([], dtype=np.int64)
     lowest = int(np.flatnonzero(shown)[0])
