@@ -16,16 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training import pelvis
 from training.cases import AIR_HU, PIXEL_MM, SLICE_MM, Case
 from training.lending import Loan, find_loan, paste_labels, paste_slices
-from training.pelvis import (
-    EXCRETED_CHANCE,
-    EXCRETED_HU,
-    LEVEL,
-    URINE_HU,
-    fill_pelves,
-    find_pelves,
-)
 from training.surroundings import swap_surroundings
 
 LOW_HU, HIGH_HU = -1000.0, 400.0
@@ -416,11 +409,11 @@ def widen_pelves(
     if not config.pelvis_chance or rng.random() >= config.pelvis_chance:
         return image, labels, pseudo
     either = torch.where(labels > 0, labels, pseudo)
-    level = torch.tensor([rng.uniform(*LEVEL)])
-    pelves = find_pelves(image[None], either[None], level)
-    excreted = rng.random() < EXCRETED_CHANCE
-    hu = torch.tensor([rng.uniform(*(EXCRETED_HU if excreted else URINE_HU))])
-    image = fill_pelves(image[None], pelves, hu.float())[0]
+    level = torch.tensor([rng.uniform(*pelvis.LEVEL)])
+    pelves = pelvis.find_pelves(image[None], either[None], level)
+    excreted = rng.random() < pelvis.EXCRETED_CHANCE
+    hu = torch.tensor([rng.uniform(*(pelvis.EXCRETED_HU if excreted else pelvis.URINE_HU))])
+    image = pelvis.fill_pelves(image[None], pelves, hu.float())[0]
     return image, labels.masked_fill(pelves[0], 0), pseudo.masked_fill(pelves[0], 0)
 
 

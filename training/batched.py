@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training import pelvis
 from training.augment import (
     ABDOMINAL,
     BLOOD,
@@ -38,14 +39,6 @@ from training.augment import (
 from training.batched_surroundings import Surroundings, choose_surroundings, swap_surroundings
 from training.cases import AIR_HU, PIXEL_MM, SLICE_MM, Case
 from training.lending import SEAM_PIXELS, Loan, find_loan, widen
-from training.pelvis import (
-    EXCRETED_CHANCE,
-    EXCRETED_HU,
-    LEVEL,
-    URINE_HU,
-    fill_pelves,
-    find_pelves,
-)
 from training.sampling import Batch, Sampler
 from training.volumes import Corner, Volumes, corners_of, pixels
 
@@ -421,11 +414,14 @@ class BatchMaker:
         if not config.pelvis_chance:
             return image, labels, pseudo
         either = torch.where(labels > 0, labels, pseudo)
-        pelves = find_pelves(image, either, self.uniform(*LEVEL, count))
+        pelves = pelvis.find_pelves(image, either, self.uniform(*pelvis.LEVEL, count))
         pelves = pelves & self.chance(config.pelvis_chance, count)[:, None, None]
-        excreted = self.chance(EXCRETED_CHANCE, count)
-        plain, dense = self.uniform(*URINE_HU, count), self.uniform(*EXCRETED_HU, count)
-        image = fill_pelves(image, pelves, torch.where(excreted, dense, plain))
+        excreted = self.chance(pelvis.EXCRETED_CHANCE, count)
+        plain, dense = (
+            self.uniform(*pelvis.URINE_HU, count),
+            self.uniform(*pelvis.EXCRETED_HU, count),
+        )
+        image = pelvis.fill_pelves(image, pelves, torch.where(excreted, dense, plain))
         return image, labels.masked_fill(pelves, 0), pseudo.masked_fill(pelves, 0)
 
     def beyond(self, count: int) -> Tensor:
