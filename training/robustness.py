@@ -28,6 +28,12 @@ from segmate_cli.volume import Volume
 Array = npt.NDArray[np.generic]
 
 ORIENTATIONS = ("IAR", "LPS", "PRI", "RSA")
+# The 48 orders in which the same voxels may be stored.
+EVERY_ORDER = tuple(
+    "".join(letters)
+    for axes in itertools.permutations(("LR", "AP", "IS"))
+    for letters in itertools.product(*axes)
+)
 SLICE_DISTANCES_MM = (0.7, 5.0)
 NOISE_HU = 20.0
 # A variant of more voxels than this is left out: it would take more memory than it tells.
@@ -80,22 +86,12 @@ def variants(volume: Volume, labels: Array) -> Iterator[tuple[str, Volume, Array
             yield f"{distance_mm} mm slices", *_resliced(volume, labels, at, step)
 
 
-def every_order() -> tuple[str, ...]:
-    """The 48 orders in which the same voxels may be stored."""
-    ways = ("LR", "AP", "IS")
-    return tuple(
-        "".join(letters)
-        for axes in itertools.permutations(ways)
-        for letters in itertools.product(*axes)
-    )
-
-
 def stored_otherwise(
-    volume: Volume, labels: Array, orders: Sequence[str] | None = None
+    volume: Volume, labels: Array, orders: Sequence[str] = EVERY_ORDER
 ) -> Iterator[tuple[str, Volume, Array]]:
-    """The scan and its labels as they are, and stored in other orders (in every order)."""
+    """The scan and its labels as they are, and stored in other orders."""
     yield "as it is", volume, labels
-    for letters in every_order() if orders is None else orders:
+    for letters in orders:
         geometry, turn = volume.geometry.reoriented(letters)
         hu = np.ascontiguousarray(turn.view(volume.hu))
         yield f"stored {letters}", Volume(hu, geometry), turn.view(labels)

@@ -36,7 +36,7 @@ def body(name: str, known: Known = Known.HAND) -> Case:
     return Case(CaseInfo(name, SLICE_MM, 1.5), hu, labels, table, usable)
 
 
-def test_chests_end_above_the_liver_and_pelves_begin_below_the_kidneys() -> None:
+def test_chests_begin_above_the_liver_and_pelves_end_below_the_kidneys() -> None:
     parts = {kind: (rows, organs) for kind, rows, organs in parts_without(body("btcv01"))}
     assert parts["chest"] == (slice(53, 78), ABDOMINAL)
     assert parts["pelvis"] == (slice(3, 26), (*ABDOMINAL, *THORACIC))
