@@ -23,9 +23,12 @@ REACH_MM = (15.0, 120.0)
 #: How far across the body: towards the front, and to either side.
 _ROWS, _COLUMNS = (-60, 0), (-20, 20)
 _TRIES = 20
+#: Share of a place that bone, air or organs may take.
+_MOST_OCCUPIED = 0.1
 #: How often a kidney of the other side is taken, seen in a mirror: twice as many shapes.
 _MIRRORED_CHANCE = 0.5
 _SMALLEST_PIXELS = 80
+_UNSURE = (Known.NO, Known.PSEUDO)
 #: How much around a kidney comes with it, and over how many pixels the seam is smoothed.
 MARGIN_PIXELS, SEAM_PIXELS = 4, 5
 #: Denser than any kidney: bone, or bowel with contrast.
@@ -65,12 +68,7 @@ def find_loan(case: Case, row: int, rng: np.random.Generator) -> Loan | None:
         rng: where chance comes from.
     """
     labels = case.labels[row]
-    missing = [
-        value
-        for value in KIDNEYS
-        if case.known[row, value - 1] not in (Known.NO, Known.PSEUDO)
-        and not (labels == value).any()
-    ]
+    missing = _missing(case, row)
     if not missing:
         return None
     label = int(rng.choice(missing))
@@ -91,9 +89,15 @@ def find_loan(case: Case, row: int, rng: np.random.Generator) -> Loan | None:
         shift = (int(rng.integers(*_ROWS)), int(rng.integers(*_COLUMNS)) + middle)
         moved = inside.roll(shift, (0, 1))
         around = widen(moved[None])[0] > 0
-        if occupied[around.numpy()].mean() < 0.1:
+        if occupied[around.numpy()].mean() < _MOST_OCCUPIED:
             return Loan(source, label, taken, mirrored, shift, moved, around)
     return None
+
+
+def _missing(case: Case, row: int) -> list[int]:
+    """Kidneys of which it is known that a slice does not show them."""
+    known = [value for value in KIDNEYS if case.known[row, value - 1] not in _UNSURE]
+    return [value for value in known if not (case.labels[row] == value).any()]
 
 
 def _near(case: Case, row: int, label: int) -> NDArray[np.int64]:
